@@ -1,0 +1,47 @@
+"""Streams trained PyTorch weights into Caffe models, in constant memory, at the speed of a file copy.
+
+>>> import streamexport
+>>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
+
+`open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
+before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares.
+"""
+
+__version__ = "0.1.0"
+
+from .convert import Options, Plan, convert, plan
+from .errors import Error
+from .extents import Extent, Layout, Literal, Piece, Source
+from .nets.graph import Blob, Layer, Net
+from .readers import Weights, open_model, open_weights
+from .tensors import DType, Tensor
+from .transfer import File, publish, stream
+from .verify import Report, verify
+from .writers.caffemodel import layout
+
+__all__ = [
+    "Blob",
+    "DType",
+    "Error",
+    "Extent",
+    "File",
+    "Layer",
+    "Layout",
+    "Literal",
+    "Net",
+    "Options",
+    "Piece",
+    "Plan",
+    "Report",
+    "Source",
+    "Tensor",
+    "Weights",
+    "convert",
+    "layout",
+    "open_model",
+    "open_weights",
+    "plan",
+    "publish",
+    "stream",
+    "verify",
+]

@@ -1,0 +1,86 @@
+"""Arguments and lines of output that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..convert import Options
+from ..passes import dialects, naming, precision
+from ..writers.caffemodel import CAFFE_LIMIT
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that decide what is in a model. Those not given are absent, see `chosen`."""
+
+    def add(flag: str, text: str, **rest: object) -> None:
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **rest)  # type: ignore[arg-type]
+
+    add("--net", "a built-in net (`streamexport nets`); by default it is recognised", metavar="NAME")
+    add("--key", "the state dict inside the checkpoint, where there are several", metavar="PATH")
+    add("--dialect", "whose Caffe will run it (default: portable, which all of them run)", choices=dialects.DIALECTS)
+    add("--names", "layer names: torch's modules (default) or the classic conv1, batch_norm1, ...", choices=naming.STYLES)
+    add("--dtype", "of convolution and inner-product weights (default: float32)", choices=precision.STORED)
+    add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
+    add("--no-softmax", "leave out the softmax at the end", dest="softmax", action="store_false")
+    add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape)
+
+
+def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Options:
+    """`base`, or the defaults, with what was given on the command line."""
+    given = {name: value for name, value in vars(arguments).items() if name in Options.__dataclass_fields__}
+    return Options(**{**(vars(base) if base else {}), **given})
+
+
+def shape(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1,3,224,224")
+    return tuple(map(int, text.split(",")))
+
+
+def size(text: str) -> int:
+    """Bytes: 1000000, 512MiB, 2GB, or `caffe` for the largest file that stock Caffe loads."""
+    if text == "caffe":
+        return CAFFE_LIMIT
+    match = re.fullmatch(r"(\d+) ?([A-Za-z]*)", text)
+    if not match or match[2].upper() not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 1000000, 512MiB, 2GB or caffe")
+    return int(match[1]) * UNITS[match[2].upper()]
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+@contextmanager
+def progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A progress bar with rate and remaining time where somebody watches standard error."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+        yield bar.update
+
+
+def speed(count: int, seconds: float) -> str:
+    """Bytes, time, rate and the peak of resident memory so far."""
+    rate = count / 2**30 / max(seconds, 1e-9)
+    return f"{count} bytes in {seconds:.2f} s ({rate:.2f} GiB/s), peak memory {peak_memory() / 2**20:.1f} MiB"
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had resident. Linux counts it; elsewhere what getrusage says."""
+    try:
+        with open("/proc/self/status") as status:  # noqa: PTH123
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)

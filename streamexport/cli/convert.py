@@ -1,0 +1,95 @@
+"""streamexport convert: checkpoints to Caffe models."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from typing import Any
+
+from .. import nets
+from ..convert import STDOUT, Plan, convert, plan
+from ..errors import NetError, OutputError, one_line
+from . import arguments
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="a checkpoint to a Caffe model and its prototxt",
+        description="Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model.",
+    )
+    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one model")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("-o", "--output", metavar="OUTPUT", help="the model file; - for standard output")
+    target.add_argument("--save-root", metavar="DIR", help="write DIR/NET.caffemodel and DIR/NET.prototxt")
+    arguments.add_options(parser)
+    parser.add_argument("--prototxt", metavar="FILE", help="where the description goes (default: beside the output)")
+    parser.add_argument(
+        "--max-file-size",
+        metavar="SIZE",
+        type=arguments.size,
+        help="cut into files of at most SIZE: bytes, 512MiB, or `caffe` for what stock Caffe loads",
+    )
+    parser.add_argument("--no-clone", dest="clone", action="store_false", help="copy even where blocks could be shared")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be written, and who can load it")
+    parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    options = arguments.chosen(given)
+    if not given.checkpoints:
+        raise NetError("no checkpoint is given", advice=_where_to_get(options.net))
+    output = given.output or os.path.join(given.save_root, _stem(given) + ".caffemodel")
+    if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
+        raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
+    if given.dry_run:
+        _print_plan(plan(given.checkpoints, output, options, max_file_size=given.max_file_size))
+        return 0
+    if given.save_root:
+        os.makedirs(given.save_root, exist_ok=True)
+    start = time.monotonic()
+    total = sum(os.stat(path).st_size for path in given.checkpoints if os.path.exists(path))
+    with arguments.progress(total, "converting", given.quiet) as progress:
+        made = convert(
+            given.checkpoints,
+            output,
+            options,
+            prototxt=given.prototxt,
+            max_file_size=given.max_file_size,
+            clone=given.clone,
+            progress=progress,
+        )
+    if not given.quiet:
+        for note in made.notes:
+            print(f"streamexport: {one_line(note)}", file=sys.stderr)
+        names = ", ".join(name if name != STDOUT else "standard output" for name, _ in made.parts)
+        line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
+        print(f"streamexport: {one_line(line)}", file=sys.stderr)
+    return 0
+
+
+def _stem(given: argparse.Namespace) -> str:
+    """What files are called that --save-root writes: the net as the user called it."""
+    if getattr(given, "net", nets.AUTO) == nets.AUTO:
+        raise NetError("--save-root names files after the net", advice="name it with --net")
+    return str(given.net)
+
+
+def _where_to_get(net: str) -> str:
+    if net == nets.AUTO:
+        return "name the file that torch.save wrote"
+    url = nets.WSL_URLS.get(nets.find(net).name)
+    return f"the official file is {url}; fetch it and name it" if url else "torchvision has the weights of this net"
+
+
+def _print_plan(made: Plan) -> None:
+    for layer in made.net.layers:
+        shapes = " ".join("x".join(map(str, blob.shape)) for blob in layer.blobs)
+        print(f"{one_line(layer.name):<40} {layer.type:<14} {sum(b.values.size for b in layer.blobs):>12}  {shapes}".rstrip())
+    for name, layout in made.parts:
+        print(f"{one_line(name)}: {layout.size} bytes, {arguments.plural(len(layout.pieces), 'piece')}")
+    for note in made.notes:
+        print(one_line(note))

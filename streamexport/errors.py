@@ -1,0 +1,101 @@
+"""Every error that streamexport raises on purpose.
+
+    Error                     base of all; `str()` is one line: where, what, what to do
+    ├── FormatError           a file is not what its format allows          (ValueError)
+    │   ├── TruncatedError    it ends where its own tables say it goes on
+    │   └── UnsafePickleError a pickle names something outside the allow-list
+    ├── TensorError           one tensor cannot be used as it stands        (ValueError)
+    ├── NetError              tensors, net and options do not fit together  (ValueError)
+    ├── LimitError            a size or a value exceeds what can be written (OverflowError)
+    ├── SourceError           an input cannot be read                       (OSError)
+    │   └── SourceChangedError  it changed while it was being read
+    ├── OutputError           an output cannot be written                   (OSError)
+    └── VerifyError           a model is not what its checkpoint makes      (ValueError)
+
+Each also derives from the built-in exception beside it, so that callers can catch either.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base class. The command line prints `str(error)` as its one line and exits with status 1.
+
+    Parameters
+    ----------
+    what : what was found, as a clause without a full stop
+    file : the file it was found in
+    tensor : the tensor (or layer) it concerns
+    offset : the byte offset in `file`
+    advice : what to do about it
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str | None = None,
+        tensor: str | None = None,
+        offset: int | None = None,
+        advice: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what, self.file, self.tensor, self.offset, self.advice = what, file, tensor, offset, advice
+
+    def __str__(self) -> str:
+        where = [f"{self.file}: "] if self.file else []
+        if self.tensor is not None:
+            where.append(f"{self.tensor}: ")
+        at = f" (at byte {self.offset})" if self.offset is not None else ""
+        advice = f"; {self.advice}" if self.advice else ""
+        return one_line("".join(where) + self.what + at + advice)
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters escaped: names come from foreign files and go to terminals."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
+def reason(error: Exception) -> str:
+    """What the system said, without its error number and path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+class FormatError(Error, ValueError):
+    pass
+
+
+class TruncatedError(FormatError):
+    pass
+
+
+class UnsafePickleError(FormatError):
+    pass
+
+
+class TensorError(Error, ValueError):
+    pass
+
+
+class NetError(Error, ValueError):
+    pass
+
+
+class LimitError(Error, OverflowError):
+    pass
+
+
+class SourceError(Error, OSError):
+    pass
+
+
+class SourceChangedError(SourceError):
+    pass
+
+
+class OutputError(Error, OSError):
+    pass
+
+
+class VerifyError(Error, ValueError):
+    pass

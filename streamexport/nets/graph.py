@@ -1,0 +1,97 @@
+"""A Caffe net as plain values: layers in order, each with its small parameters and its blobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from ..extents import Piece
+from ..tensors import FLOAT32, DType
+
+
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A parameter of a layer.
+
+    Attributes
+    ----------
+    shape : in Caffe's order, which for weights is PyTorch's
+    values : the elements in row-major order, little-endian
+    dtype : of the values as they are stored: float32, or float16 or float64 where a file says so
+    origin : the state-dict names that it is made from
+    """
+
+    shape: tuple[int, ...]
+    values: Piece
+    dtype: DType = FLOAT32
+    origin: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.values.size != self.count * self.dtype.itemsize:
+            raise ValueError(f"blob of shape {self.shape} has {self.values.size} bytes ({self.origin})")
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of LayerParameter.
+
+    Attributes
+    ----------
+    parameters : the other fields of LayerParameter by name, sub-messages as mappings, lists as lists
+    unread : further fields in wire format, as they stood in the file that the layer was read from
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    blobs: tuple[Blob, ...] = ()
+    unread: tuple[Piece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What a net expects of its input: pixels as 0…1, minus mean, divided by deviation, channels in `order`."""
+
+    order: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.order}, pixels 0..1, minus mean {list(self.mean)}, divided by deviation {list(self.deviation)}"
+
+
+@dataclass(frozen=True)
+class Net:
+    """Layers in execution order. It alone is enough to write the prototxt.
+
+    Attributes
+    ----------
+    notes : what was taken for granted or left out when it was made, one sentence each
+    unread : fields of NetParameter in wire format, as they stood in the file that the net was read from
+    record : what streamexport recorded in that file when it wrote it (JSON), b"" for others
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    preprocessing: Preprocessing | None = None
+    notes: tuple[str, ...] = ()
+    unread: tuple[Piece, ...] = ()
+    record: bytes = field(default=b"", repr=False)
+
+    def with_layers(self, layers: tuple[Layer, ...]) -> Net:
+        return replace(self, layers=layers)
+
+    @property
+    def payload(self) -> int:
+        """Bytes of all blobs."""
+        return sum(blob.values.size for layer in self.layers for blob in layer.blobs)

@@ -1,0 +1,268 @@
+"""The ResNet family: ResNet, Wide ResNet, ResNeXt, and the ResNeXt WSL nets, as one parametric description.
+
+A stem (7x7 convolution, stride 2; 3x3 max pooling, stride 2), four stages of residual blocks at 1/4 to 1/32 of the input's
+size, global average pooling and a classifier. A basic block is two 3x3 convolutions; a bottleneck 1x1, 3x3 in `groups`
+groups, 1x1 to four times the planes. The first block of a stage strides, in its first 3x3 convolution. Names, shapes and
+the order of tensors are those of `torchvision/models/resnet.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..extents import Literal
+from ..tensors import Tensor
+from .graph import Blob, Layer, Net, Preprocessing
+
+Spec = tuple[str, str, tuple[int, ...]]
+"""A tensor of a state dict: name, dtype, shape."""
+
+EPSILON = 1e-5  # torch's default for BatchNorm2d
+IMAGENET = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+ONE = Literal(b"\x00\x00\x80\x3f")  # BatchNorm's third blob, by which Caffe divides the first two: 1.0
+TAKEN_FOR_GRANTED = "taken for granted, since shapes do not show it: stages stride in their first 3x3 convolution, no dilation"
+
+
+@dataclass(frozen=True)
+class _Block:
+    name: str
+    inputs: int
+    width: int
+    outputs: int
+    stride: int
+
+    @property
+    def has_downsample(self) -> bool:
+        return self.stride != 1 or self.inputs != self.outputs
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """A convolution without bias, and the BatchNorm behind it."""
+
+    name: str
+    norm: str
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int = 1
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ResNet:
+    """One net of the family.
+
+    Attributes
+    ----------
+    depths : blocks in each of the four stages
+    groups, base_width : "32x8d" is 32 groups of base width 8
+    classes : outputs of `fc`; 0 for a backbone without it
+    channels : of the input
+    """
+
+    name: str
+    bottleneck: bool
+    depths: tuple[int, ...]
+    groups: int = 1
+    base_width: int = 64
+    classes: int = 1000
+    channels: int = 3
+
+    def blocks(self) -> Iterator[_Block]:
+        inputs = 64
+        for stage, depth in enumerate(self.depths):
+            planes = 64 << stage
+            outputs = planes * (4 if self.bottleneck else 1)
+            width = planes * self.base_width // 64 * self.groups
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                yield _Block(f"layer{stage + 1}.{index}", inputs, width, outputs, stride)
+                inputs = outputs
+
+    @property
+    def features(self) -> int:
+        """Channels that the classifier takes in."""
+        return 512 * (4 if self.bottleneck else 1)
+
+    def specs(self) -> Iterator[Spec]:
+        """The state dict of this net, in torch's order."""
+        yield from _conv_specs(self._stem())
+        for block in self.blocks():
+            for convolution in (*self._main(block), *self._downsample(block)):
+                yield from _conv_specs(convolution)
+        if self.classes:
+            yield "fc.weight", "float32", (self.classes, self.features)
+            yield "fc.bias", "float32", (self.classes,)
+
+    def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """What keeps `tensors` from being a checkpoint of this net; empty if nothing does."""
+        found = []
+        for name, _, shape in self.specs():
+            if name.endswith(COUNTER):
+                continue
+            if name not in tensors:
+                found.append(f"{name} is missing")
+            elif tensors[name].shape != shape:
+                found.append(f"{name} is {list(tensors[name].shape)}, not {list(shape)}")
+        return found
+
+    def net(self, tensors: Mapping[str, Tensor], size: tuple[int, int, int, int]) -> Net:
+        """The Caffe net, its blobs bound to `tensors`, for inputs of the given batch, channels, height, width."""
+        return Net(self.name, tuple(_Builder(tensors).layers(self, size)), IMAGENET if self.channels == 3 else None)
+
+    def _stem(self) -> _Convolution:
+        return _Convolution("conv1", "bn1", self.channels, 64, 7, 2)
+
+    def _main(self, block: _Block) -> list[_Convolution]:
+        """The convolutions of a block's main path."""
+        inputs, width, outputs, at = block.inputs, block.width, block.outputs, block.name
+        if self.bottleneck:
+            rows = [(inputs, width, 1, 1, 1), (width, width, 3, block.stride, self.groups), (width, outputs, 1, 1, 1)]
+        else:
+            rows = [(inputs, outputs, 3, block.stride, 1), (outputs, outputs, 3, 1, 1)]
+        return [_Convolution(f"{at}.conv{n}", f"{at}.bn{n}", *row) for n, row in enumerate(rows, 1)]
+
+    def _downsample(self, block: _Block) -> list[_Convolution]:
+        name = f"{block.name}.downsample"
+        convolution = _Convolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
+        return [convolution] if block.has_downsample else []
+
+
+COUNTER = "num_batches_tracked"  # of BatchNorm in training; nothing computes with it
+
+
+def _conv_specs(convolution: _Convolution) -> Iterator[Spec]:
+    outputs, kernel = convolution.outputs, convolution.kernel
+    yield f"{convolution.name}.weight", "float32", (outputs, convolution.inputs // convolution.groups, kernel, kernel)
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{convolution.norm}.{part}", "float32", (outputs,)
+    yield f"{convolution.norm}.{COUNTER}", "int64", ()
+
+
+class _Builder:
+    """Emits layers in execution order, a block's downsample convolution after its others, each top named like its layer."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def blob(self, name: str) -> Blob:
+        tensor = self.tensors[name]
+        return Blob(tensor.shape, tensor.as_float32(), origin=(name,))
+
+    def layers(self, net: ResNet, size: tuple[int, int, int, int]) -> Iterator[Layer]:
+        yield Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": list(size)}]}})
+        yield from self.convolution(net._stem(), "data")
+        yield _relu("relu", "bn1.scale")
+        yield _pooling("maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"})
+        bottom = "maxpool"
+        for block in net.blocks():
+            yield from self.block(net, block, bottom)
+            bottom = f"{block.name}.relu{len(net._main(block))}"
+        yield _pooling("avgpool", bottom, {"pool": "AVE", "global_pooling": True})
+        yield Layer("flatten", "Flatten", ("avgpool",), ("flatten",))
+        if net.classes:
+            blobs = (self.blob("fc.weight"), self.blob("fc.bias"))
+            parameters = {"inner_product_param": {"num_output": net.classes}}
+            yield Layer("fc", "InnerProduct", ("flatten",), ("fc",), parameters, blobs)
+            yield Layer("prob", "Softmax", ("fc",), ("prob",))
+
+    def block(self, net: ResNet, block: _Block, bottom: str) -> Iterator[Layer]:
+        *inner, last = net._main(block)
+        top = bottom
+        for number, convolution in enumerate(inner, 1):
+            yield from self.convolution(convolution, top)
+            top = f"{block.name}.relu{number}"
+            yield _relu(top, f"{convolution.norm}.scale")
+        yield from self.convolution(last, top)
+        for convolution in net._downsample(block):
+            yield from self.convolution(convolution, bottom)
+            bottom = f"{convolution.norm}.scale"
+        add = f"{block.name}.add"
+        yield Layer(add, "Eltwise", (f"{last.norm}.scale", bottom), (add,), {"eltwise_param": {"operation": "SUM"}})
+        yield _relu(f"{block.name}.relu{len(inner) + 1}", add)
+
+    def convolution(self, c: _Convolution, bottom: str) -> Iterator[Layer]:
+        window = {"pad": [c.kernel // 2], "kernel_size": [c.kernel], "stride": [c.stride]}
+        parameters = {"num_output": c.outputs, "bias_term": False, **window, **({"group": c.groups} if c.groups > 1 else {})}
+        yield Layer(
+            c.name, "Convolution", (bottom,), (c.name,), {"convolution_param": parameters}, (self.blob(f"{c.name}.weight"),)
+        )
+        statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
+        norm = {"batch_norm_param": {"use_global_stats": True, "eps": EPSILON}}
+        yield Layer(c.norm, "BatchNorm", (c.name,), (c.norm,), norm, statistics)
+        affine = (self.blob(f"{c.norm}.weight"), self.blob(f"{c.norm}.bias"))
+        scale = f"{c.norm}.scale"
+        yield Layer(scale, "Scale", (c.norm,), (scale,), {"scale_param": {"bias_term": True}}, affine)
+
+
+def _relu(name: str, bottom: str) -> Layer:
+    return Layer(name, "ReLU", (bottom,), (name,))
+
+
+def _pooling(name: str, bottom: str, parameters: Mapping[str, object]) -> Layer:
+    return Layer(name, "Pooling", (bottom,), (name,), {"pooling_param": parameters})
+
+
+RESNETS = {
+    net.name: net
+    for net in (
+        ResNet("resnet18", False, (2, 2, 2, 2)),
+        ResNet("resnet34", False, (3, 4, 6, 3)),
+        ResNet("resnet50", True, (3, 4, 6, 3)),
+        ResNet("resnet101", True, (3, 4, 23, 3)),
+        ResNet("resnet152", True, (3, 8, 36, 3)),
+        ResNet("wide_resnet50_2", True, (3, 4, 6, 3), base_width=128),
+        ResNet("wide_resnet101_2", True, (3, 4, 23, 3), base_width=128),
+        ResNet("resnext50_32x4d", True, (3, 4, 6, 3), 32, 4),
+        ResNet("resnext101_32x8d", True, (3, 4, 23, 3), 32, 8),
+        ResNet("resnext101_64x4d", True, (3, 4, 23, 3), 64, 4),
+        ResNet("resnext101_32x8d_wsl", True, (3, 4, 23, 3), 32, 8),
+        ResNet("resnext101_32x16d_wsl", True, (3, 4, 23, 3), 32, 16),
+        ResNet("resnext101_32x32d_wsl", True, (3, 4, 23, 3), 32, 32),
+        ResNet("resnext101_32x48d_wsl", True, (3, 4, 23, 3), 32, 48),
+    )
+}
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> ResNet | None:
+    """The net of this family that names and shapes speak of; whether all of it fits, `misfits` tells."""
+    first = _shape(tensors, "layer1.0.conv1.weight", 4)
+    stem = _shape(tensors, "conv1.weight", 4)
+    if first is None or stem is None:
+        return None
+    depths = tuple(_depth(tensors, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    if not all(depths):
+        return None
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    base_width, groups = 64, 1
+    if bottleneck:
+        grouped = _shape(tensors, "layer1.0.conv2.weight", 4)
+        if grouped is None or not grouped[1]:
+            return None
+        base_width, groups = grouped[1], max(1, first[0] // grouped[1])
+    return adapted(_named(ResNet("resnet", bottleneck, depths, groups, base_width)), tensors)
+
+
+def adapted(net: ResNet, tensors: Mapping[str, Tensor]) -> ResNet:
+    """`net` with as many classes and input channels as the tensors have."""
+    classes, stem = _shape(tensors, "fc.weight", 2), _shape(tensors, "conv1.weight", 4)
+    return replace(net, classes=classes[0] if classes else 0, channels=stem[1] if stem else net.channels)
+
+
+def _named(net: ResNet) -> ResNet:
+    """The net of the table that has this shape, or `net` itself."""
+    return next((known for known in RESNETS.values() if replace(known, name=net.name) == net), net)
+
+
+def _depth(tensors: Mapping[str, Tensor], stage: str) -> int:
+    depth = 0
+    while f"{stage}{depth}.conv1.weight" in tensors:
+        depth += 1
+    return depth
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...] | None:
+    shape = tensors[name].shape if name in tensors else ()
+    return shape if len(shape) == rank else None

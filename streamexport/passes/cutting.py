@@ -1,0 +1,32 @@
+"""The part of a net that ends where the user says."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from ..errors import NetError
+from ..nets.graph import Layer, Net
+
+
+def cut(net: Net, end: str) -> Net:
+    """What the module called `end` needs, with the last of the layers that it became as the last of all.
+
+    `end` is a layer, or a module that holds layers: `layer4` is cut behind the last layer whose name begins with `layer4.`.
+    """
+    inside = [index for index, layer in enumerate(net.layers) if layer.name == end or layer.name.startswith(end + ".")]
+    if not inside:
+        near = get_close_matches(end, [layer.name for layer in net.layers], 3)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {net.layers[-1].name}"
+        raise NetError(f"there is no layer {end!r} to end with", advice=advice)
+    kept: list[Layer] = []
+    needed = set(net.layers[inside[-1]].tops)
+    for layer in reversed(net.layers[: inside[-1] + 1]):
+        if needed.intersection(layer.tops):
+            kept.append(layer)
+            needed.update(layer.bottoms)
+    return net.with_layers(tuple(reversed(kept)))
+
+
+def without_softmax(net: Net) -> Net:
+    """The net without the softmax that it ends with, if it does."""
+    return net.with_layers(net.layers[:-1]) if net.layers[-1].type == "Softmax" else net

@@ -1,0 +1,135 @@
+"""Files as tables of where the bytes are, one module per format.
+
+`open_weights` opens checkpoints as tensors, `open_model` Caffe models as a `Net`. Both look at the content, never at the
+suffix.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import FormatError
+from ..extents import Source
+from ..nets.graph import Net
+from ..sources.local import LocalFile
+from ..tensors import Tensor
+from . import caffemodel, safetensors, state_dict, torch_legacy, torch_zip
+
+INDEX_LIMIT = 64 << 20
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An opened checkpoint.
+
+    Attributes
+    ----------
+    tensors : by state-dict name, a `module.` that all of them share taken off
+    format : "torch legacy", "torch zip", "safetensors" or "sharded"
+    key : path of the state dict inside the file, "" if it is the whole of it
+    sources : the files that hold it
+    """
+
+    tensors: Mapping[str, Tensor]
+    format: str
+    key: str
+    sources: tuple[Source, ...]
+
+
+def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weights:
+    """Opens a checkpoint: torch's legacy stream, torch's zip, safetensors, or the `*.index.json` of a sharded set.
+
+    Reads headers only, and executes nothing.
+
+    Parameters
+    ----------
+    path : the file
+    key : which state dict inside it, as a dotted path; by default it is found
+
+    Raises
+    ------
+    SourceError : it cannot be read
+    FormatError : it is none of these, or malformed
+    TensorError : a tensor reaches outside its storage
+    NetError : it holds no state dict, or several
+    """
+    weights = _open(LocalFile.at(path), key)
+    return replace(weights, tensors=_without_module(weights.tensors))
+
+
+def open_model(path: str | os.PathLike[str]) -> Net:
+    """Opens a binary caffemodel as a `Net`: parameters unread, blobs as extents. Reads headers only.
+
+    Raises SourceError, and FormatError where the file is something else or malformed.
+    """
+    source = LocalFile.at(path)
+    head = _head(source)
+    if torch_legacy.recognises(head) or torch_zip.recognises(head) or safetensors.recognises(head):
+        raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
+    if not caffemodel.recognises(head):
+        raise FormatError("is not a binary caffemodel", file=source.name, offset=0)
+    return caffemodel.read(source)
+
+
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a file looks like a Caffe model rather than a checkpoint."""
+    return caffemodel.recognises(_head(LocalFile.at(path)))
+
+
+def _head(source: Source) -> bytes:
+    if not source.size:
+        raise FormatError("is empty", file=source.name)
+    return source.read(0, min(source.size, 512))
+
+
+def _open(source: Source, key: str | None, is_shard: bool = False) -> Weights:
+    head = _head(source)
+    for name, module in (("torch legacy", torch_legacy), ("torch zip", torch_zip)):
+        if module.recognises(head):
+            root, extents = module.read(source)
+            chosen, views = state_dict.select(root, key, source.name)
+            tensors = {tensor: state_dict.place(tensor, view, extents) for tensor, view in views.items()}
+            return Weights(tensors, name, chosen, (source,))
+    if safetensors.recognises(head):
+        return Weights(safetensors.read(source), "safetensors", "", (source,))
+    if head.lstrip()[:1] == b"{" and not is_shard:
+        return _open_sharded(source, key)
+    if head.startswith(HDF5_MAGIC) or caffemodel.recognises(head):
+        raise FormatError("is a Caffe model, not a checkpoint", file=source.name)
+    raise FormatError(
+        "is not a torch checkpoint, a safetensors file or an index.json",
+        file=source.name,
+        offset=0,
+        advice="very old torch files (tar) have to be saved again with a newer torch" if b"\0ustar" in head else None,
+    )
+
+
+def _open_sharded(index: Source, key: str | None) -> Weights:
+    if index.size > INDEX_LIMIT:
+        raise FormatError(f"is JSON of {index.size} bytes, too large for an index", file=index.name)
+    weight_map = safetensors.parse_json(index.read(0, index.size), index.name).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise FormatError("is JSON, but no index of a sharded checkpoint (no weight_map)", file=index.name)
+    shards: dict[str, Weights] = {}
+    for file in dict.fromkeys(weight_map.values()):
+        if Path(file).name != file:
+            raise FormatError(f"names {file!r}, which is not a file beside it", file=index.name)
+        shards[file] = _open(LocalFile.at(Path(index.name).parent / file), key, is_shard=True)
+    for name, file in weight_map.items():
+        if name not in shards[file].tensors:
+            raise FormatError("is not in the file that the index names", file=index.name, tensor=name)
+    tensors = {name: shards[file].tensors[name] for name, file in weight_map.items()}
+    return Weights(tensors, "sharded", "", (index, *(shard.sources[0] for shard in shards.values())))
+
+
+def _without_module(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Takes off the `module.` that DataParallel puts before every name."""
+    prefix = "module."
+    if not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    bare = (replace(tensor, name=name.removeprefix(prefix)) for name, tensor in tensors.items())
+    return {tensor.name: tensor for tensor in bare}

@@ -1,0 +1,80 @@
+"""safetensors: 8 bytes of header length (little-endian), a JSON header, then the data.
+
+The header maps each tensor's name to `{"dtype": "F32", "shape": [...], "data_offsets": [begin, end]}`, offsets counted
+from the end of the header; `__metadata__` holds strings. Tensors are row-major and little-endian. Learnt from the
+format's own description.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from ..errors import FormatError, TruncatedError
+from ..extents import Extent, Source
+from ..tensors import DTYPES, Tensor, contiguous_strides
+from .cursor import Cursor
+
+HEADER_LIMIT = 100_000_000  # the reference reader's
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+
+
+def recognises(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= HEADER_LIMIT
+
+
+def read(source: Source) -> dict[str, Tensor]:
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    if 8 + length > source.size:
+        raise TruncatedError(f"its header needs {length} bytes", file=source.name, offset=8, advice="fetch it again")
+    header = parse_json(Cursor(source, 8).read(length), source.name)
+    data = Extent(source, 8 + length, source.size - 8 - length)
+    return {name: _tensor(name, entry, data) for name, entry in header.items() if name != "__metadata__"}
+
+
+def parse_json(text: bytes, file: str) -> dict[str, Any]:
+    """A JSON object without duplicate keys. FormatError otherwise."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"malformed JSON: {error}", file=file) from error
+    if not isinstance(value, dict):
+        raise FormatError("its JSON is not an object", file=file)
+    return value
+
+
+def _tensor(name: str, entry: Any, data: Extent) -> Tensor:
+    where: dict[str, Any] = {"file": data.source.name, "tensor": name}
+    try:
+        code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            raise ValueError
+    except (TypeError, KeyError, ValueError) as error:
+        raise FormatError("malformed header entry", **where) from error
+    if code not in _DTYPES:
+        raise FormatError(f"has dtype {code!r}, which is not supported", advice="save it as float32", **where)
+    if not begin <= end <= data.length:
+        raise TruncatedError(f"lies at {begin} to {end} of {data.length} bytes of data", offset=data.offset, **where)
+    dtype = DTYPES[_DTYPES[code]]
+    tensor = Tensor.in_storage(name, dtype, shape, contiguous_strides(shape), data.part(begin, end))
+    if tensor.nbytes != end - begin:
+        raise FormatError(f"has {end - begin} bytes, its shape needs {tensor.nbytes}", offset=data.offset + begin, **where)
+    return tensor

@@ -1,0 +1,73 @@
+"""torch's legacy stream: all files before torch 1.6, and later ones on request.
+
+    pickle   0x1950a86a20f9469cfc6c, the magic number: the first 14 bytes are `MAGIC` below
+    pickle   1001, the protocol
+    pickle   system information: a dict with `little_endian` and the sizes of C's types
+    pickle   the object, its storages as persistent ids
+    pickle   the keys of those storages, a list of strings
+    then for each key in that order: int64 number of elements, and the elements
+
+Nothing says where a storage begins: that follows from the sizes of all before it. The order of storages is that of
+their keys, not that of the tensors. Learnt from `torch/serialization.py`, `_legacy_save` and `_legacy_load`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import FormatError, TruncatedError
+from ..extents import Extent, Source
+from .cursor import Cursor
+from .state_dict import Storage, read_object
+from .unpickle import Unpickler
+
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+PROTOCOL = 1001
+
+
+def recognises(head: bytes) -> bool:
+    return head.startswith(MAGIC)
+
+
+def read(source: Source) -> tuple[Any, dict[str, Extent]]:
+    """The pickled object, and where each of its storages lies."""
+    cursor = Cursor(source, len(MAGIC) + 1)  # behind STOP
+    at = cursor.offset
+    if (protocol := Unpickler(cursor, {}).load()) != PROTOCOL:
+        raise FormatError(f"legacy protocol {protocol!r}, not {PROTOCOL}", file=source.name, offset=at)
+    at = cursor.offset
+    system = Unpickler(cursor, {}).load()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise FormatError(
+            "was written on a big-endian machine", file=source.name, offset=at, advice="save it again on a little-endian one"
+        )
+    root, storages = read_object(cursor)
+    at = cursor.offset
+    keys = Unpickler(cursor, {}).load()
+    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys) or not set(keys) >= set(storages):
+        raise FormatError("the list of storages does not match the tensors", file=source.name, offset=at)
+    return root, _locate(source, cursor.offset, keys, storages)
+
+
+def _locate(source: Source, at: int, keys: list[str], storages: Mapping[str, Storage]) -> dict[str, Extent]:
+    extents = {}
+    for key in keys:
+        if key not in storages:
+            raise FormatError(f"storage {key!r} belongs to no tensor: its size is unknown", file=source.name, offset=at)
+        (count,) = struct.unpack("<q", Cursor(source, at).read(8))
+        storage = storages[key]
+        if count != storage.numel:
+            raise FormatError(f"storage {key} has {count} elements, not {storage.numel}", file=source.name, offset=at)
+        length = count * storage.dtype.itemsize
+        if at + 8 + length > source.size:
+            raise TruncatedError(
+                f"storage {key} needs {length} bytes, {source.size - at - 8} are left",
+                file=source.name,
+                offset=at + 8,
+                advice="fetch it again: it is cut short",
+            )
+        extents[key] = Extent(source, at + 8, length)
+        at += 8 + length
+    return extents

@@ -1,0 +1,89 @@
+"""Local files as sources: read at offsets with preadv, so that neither position nor mapping is shared."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import SourceChangedError, SourceError, reason
+from ..extents import Source
+
+
+@dataclass(frozen=True)
+class LocalFile(Source):
+    """A regular file as it was when `at` looked: path, size in bytes, modification time in nanoseconds.
+
+    Compares and pickles by these three. The file is opened at the first read and closed with the object.
+    """
+
+    name: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> LocalFile:
+        """The file at `path`. SourceError if it cannot be looked at or is not a regular file."""
+        name = os.fspath(path)
+        try:
+            found = os.stat(name)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"cannot be opened: {reason(error)}", file=name) from error
+        if stat.S_ISDIR(found.st_mode):
+            raise SourceError("is a directory", file=name, advice="name a file in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise SourceError("is not a regular file", file=name, advice="write it to a file first: it is read at offsets")
+        return cls(name, found.st_size, found.st_mtime_ns)
+
+    def __reduce__(self) -> tuple[type[LocalFile], tuple[str, int, int]]:
+        return LocalFile, (self.name, self.size, self.mtime_ns)
+
+    @cached_property
+    def _descriptor(self) -> _Descriptor:
+        try:
+            descriptor = _Descriptor(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise SourceError(f"cannot be opened: {reason(error)}", file=self.name) from error
+        self._compare(os.fstat(descriptor.number))
+        return descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor.number
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        descriptor = self._descriptor.number
+        while into:
+            try:
+                count = os.preadv(descriptor, [into], offset)
+            except OSError as error:
+                raise SourceError(f"cannot be read: {reason(error)}", file=self.name, offset=offset) from error
+            if not count:
+                raise SourceChangedError("ends before its own size", file=self.name, offset=offset)
+            offset += count
+            into = into[count:]
+
+    def check(self) -> None:
+        try:
+            found = os.stat(self.name)
+        except OSError as error:
+            raise SourceChangedError(f"went away while it was read: {reason(error)}", file=self.name) from error
+        self._compare(found)
+
+    def _compare(self, found: os.stat_result) -> None:
+        if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise SourceChangedError(
+                "changed while it was read (size or modification time differ)",
+                file=self.name,
+                advice="run again when nothing writes to it",
+            )
+
+
+class _Descriptor:
+    """An open file descriptor that closes itself."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def] # bound early: `os` may be gone at exit
+        close(self.number)

@@ -1,0 +1,304 @@
+"""Tensors that say where their elements lie, and the kinds of computed bytes made from them.
+
+A `Tensor` is a view of a storage: an extent, a shape, and strides in elements. It is checked against its storage when
+it is made. `as_float32` turns it into the bytes of a Caffe blob: the extent itself where the bytes are those already,
+else a computed piece:
+
+- `Elements`: the elements of any view in row-major order (transposed, offset, expanded, or simply contiguous);
+- `Cast`: the same numbers in another dtype.
+
+Both produce any range on their own, out of buffers whose size does not depend on the tensor's. numpy is imported when
+the first of them renders.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from .errors import LimitError, TensorError
+from .extents import BUFFER, Extent, Piece, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """An element type: torch's name for it, bytes per element, and numpy's little-endian code for its bits.
+
+    bfloat16, which numpy lacks, is the upper half of a float32: its code is that of the 16 bits.
+    """
+
+    name: str
+    itemsize: int
+    code: str
+
+    @property
+    def is_floating(self) -> bool:
+        return "float" in self.name
+
+
+DTYPES = {
+    dtype.name: dtype
+    for dtype in (
+        DType("float64", 8, "<f8"),
+        DType("float32", 4, "<f4"),
+        DType("float16", 2, "<f2"),
+        DType("bfloat16", 2, "<u2"),
+        DType("int64", 8, "<i8"),
+        DType("int32", 4, "<i4"),
+        DType("int16", 2, "<i2"),
+        DType("int8", 1, "|i1"),
+        DType("uint8", 1, "|u1"),
+        DType("bool", 1, "|b1"),
+        DType("complex64", 8, "<c8"),
+        DType("complex128", 16, "<c16"),
+    )
+}
+FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = (DTYPES[name] for name in ("float32", "float16", "bfloat16", "float64"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A strided view of bytes in a source.
+
+    Attributes
+    ----------
+    name : its name in the state dict
+    shape, strides : in elements; strides are never negative and may be zero (expanded dimensions)
+    extent : from the first byte of the first element to the last byte of the one farthest from it
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    extent: Extent
+
+    def __post_init__(self) -> None:
+        if self.extent.length != span(self.shape, self.strides) * self.dtype.itemsize:
+            raise TensorError(f"shape {self.shape} does not fit {self.extent.length} bytes", tensor=self.name)
+
+    @classmethod
+    def in_storage(
+        cls,
+        name: str,
+        dtype: DType,
+        shape: Sequence[int],
+        strides: Sequence[int],
+        storage: Extent,
+        first: int = 0,
+    ) -> Tensor:
+        """The view of `storage` that begins at element `first`. TensorError if it reaches outside the storage."""
+        where: dict[str, Any] = {"file": storage.source.name, "tensor": name, "offset": storage.offset}
+        if not all(type(n) is int and n >= 0 for n in (*shape, *strides, first)):
+            raise TensorError("a size, stride or offset is not a natural number", **where)
+        if len(shape) != len(strides):
+            raise TensorError(f"{len(shape)} sizes but {len(strides)} strides", **where)
+        needed = (first + span(shape, strides)) * dtype.itemsize if 0 not in shape else 0
+        if needed > storage.length:
+            raise TensorError(
+                f"shape {list(shape)} with strides {list(strides)} from element {first} needs {needed} bytes,"
+                f" its storage holds {storage.length}",
+                **where,
+            )
+        start = first * dtype.itemsize if needed else 0
+        return cls(name, dtype, tuple(shape), tuple(strides), storage.part(start, max(start, needed)))
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements, each counted once per index."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected and self.numel:
+                return False
+            expected *= size
+        return True
+
+    def as_float32(self) -> Piece:
+        """Its elements in row-major order as little-endian float32, `4 * numel` bytes.
+
+        Exact for float32, float16 and bfloat16; float64 is rounded to nearest. TensorError for other dtypes.
+        """
+        if not self.dtype.is_floating:
+            raise TensorError(
+                f"holds {self.dtype.name}, a Caffe blob holds floating-point numbers",
+                file=self.extent.source.name,
+                tensor=self.name,
+                offset=self.extent.offset,
+                advice="convert it to float32 before saving the checkpoint",
+            )
+        if self.dtype is FLOAT32:
+            return self.extent if self.is_contiguous else Elements(self)
+        return Cast(Elements(self), FLOAT32)
+
+
+def span(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from a view's first to its farthest, both included; 0 for an empty view."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+class Computed(ABC):
+    """Bytes that are the little-endian elements of an array made on demand, range by range.
+
+    Attributes
+    ----------
+    name : the tensor or blob, for messages
+    dtype : of the elements that it makes
+    count : elements in all
+    """
+
+    name: str
+    dtype: DType
+    count: int
+
+    @abstractmethod
+    def elements(self, first: int, last: int) -> Array:
+        """Elements [first, last) as a new one-dimensional array; memory in proportion to `last - first`."""
+
+    @property
+    @abstractmethod
+    def sources(self) -> tuple[Source, ...]: ...
+
+    @property
+    def size(self) -> int:
+        return self.count * self.dtype.itemsize
+
+    def render(self, start: int, stop: int, into: memoryview) -> None:
+        if start == stop:
+            return
+        itemsize = self.dtype.itemsize
+        first, last = start // itemsize, -(-stop // itemsize)
+        data = memoryview(self.elements(first, last)).cast("B")
+        into[:] = data[start - first * itemsize : stop - first * itemsize]
+
+
+class Elements(Computed):
+    """The elements of a tensor in row-major order, whatever its strides.
+
+    A range of a strided view is cut into boxes (at most two per dimension and one more); each box is read in runs that
+    lie close together in the source, `BUFFER` bytes at most at a time.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.name, self.dtype, self.count = tensor, tensor.name, tensor.dtype, tensor.numel
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.tensor.extent.sources
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        array = np.empty(last - first, self.dtype.code)
+        if self.tensor.is_contiguous:
+            itemsize = self.dtype.itemsize
+            self.tensor.extent.render(first * itemsize, last * itemsize, memoryview(array).cast("B"))
+            return array
+        at = 0
+        for corner, shape in _boxes(self.tensor.shape, first, last):
+            size = prod(shape)
+            start = sum(index * stride for index, stride in zip(corner, self.tensor.strides, strict=True))
+            self._read_box(start, array[at : at + size].reshape(shape))
+            at += size
+        return array
+
+    def _read_box(self, start: int, into: Array) -> None:
+        """Fills `into` with the box of its shape whose first element is `start` elements into the extent."""
+        import numpy as np
+
+        strides = self.tensor.strides
+        near, reach = set[int](), 1
+        for axis in sorted(range(into.ndim), key=strides.__getitem__):
+            reach += (into.shape[axis] - 1) * strides[axis]
+            if reach * self.dtype.itemsize > BUFFER:
+                break
+            near.add(axis)
+        far = [axis for axis in range(into.ndim) if axis not in near]
+        shape = [into.shape[axis] for axis in sorted(near)]
+        steps = [strides[axis] for axis in sorted(near)]
+        run = np.empty(span(shape, steps), self.dtype.code)
+        view = np.lib.stride_tricks.as_strided(run, shape, [step * self.dtype.itemsize for step in steps])
+        raw, extent, itemsize = memoryview(run).cast("B"), self.tensor.extent, self.dtype.itemsize
+        target = into.transpose(far + sorted(near))
+        for index in np.ndindex(*(into.shape[axis] for axis in far)):
+            begin = (start + sum(i * strides[axis] for i, axis in zip(index, far, strict=True))) * itemsize
+            extent.render(begin, begin + len(raw), raw)
+            target[index] = view
+
+
+class Cast(Computed):
+    """The numbers of another computed piece in another dtype. LimitError where a finite number would overflow."""
+
+    def __init__(self, values: Computed, dtype: DType) -> None:
+        self.values, self.name, self.dtype, self.count = values, values.name, dtype, values.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.values.sources
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        array = self.values.elements(first, last)
+        if self.values.dtype is BFLOAT16:
+            array = (array.astype("<u4") << np.uint32(16)).view("<f4")
+        with np.errstate(over="raise"):
+            try:
+                return array.astype(self.dtype.code, copy=False)
+            except FloatingPointError:
+                raise self._overflow(array, first) from None
+
+    def _overflow(self, array: Array, first: int) -> LimitError:
+        import numpy as np
+
+        with np.errstate(over="ignore"):
+            lost = np.isinf(array.astype(self.dtype.code)) & np.isfinite(array)
+        index = int(lost.argmax())
+        return LimitError(
+            f"element {first + index} is {array[index]:g}, too large for {self.dtype.name}",
+            tensor=self.name,
+            advice="keep it in float32" if self.dtype is FLOAT16 else "rescale it before saving the checkpoint",
+        )
+
+
+def _boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Cuts the row-major range [first, last) of an index space into boxes in order: (corner, shape) of each."""
+    if first == last:
+        return
+    if not shape:
+        yield (), ()
+        return
+    row = prod(shape[1:])
+    head, tail = -(-first // row), last // row  # the rows [head, tail) are whole
+    if head > tail:  # all of it lies within one row
+        for corner, box in _boxes(shape[1:], first - tail * row, last - tail * row):
+            yield (tail, *corner), (1, *box)
+        return
+    for corner, box in _boxes(shape[1:], first - (head - 1) * row, row) if first < head * row else ():
+        yield (head - 1, *corner), (1, *box)
+    if head < tail:
+        yield (head, *(0 for _ in shape[1:])), (tail - head, *shape[1:])
+    for corner, box in _boxes(shape[1:], 0, last - tail * row):
+        yield (tail, *corner), (1, *box)

@@ -1,0 +1,127 @@
+"""Whether model files hold what their checkpoint makes: plan the same conversion again, compare blob by blob."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .convert import Options, bind, recorded
+from .errors import NetError
+from .extents import BUFFER, Piece
+from .nets.graph import Blob, Layer
+from .readers import open_model
+from .tensors import DType
+from .transfer import Progress
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a comparison found.
+
+    Attributes
+    ----------
+    blobs, bytes : how much was compared
+    problems : what differs, is missing or is there without reason, one line each; empty if all is well
+    not_finite : blobs that hold NaN or infinity, in the checkpoint already
+    """
+
+    blobs: int
+    bytes: int
+    problems: tuple[str, ...]
+    not_finite: tuple[str, ...]
+
+
+def verify(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    models: Sequence[str | os.PathLike[str]],
+    options: Options | None = None,
+    progress: Progress = lambda _: None,
+) -> Report:
+    """Compares every blob of model files with the checkpoint, bit for bit, a buffer at a time.
+
+    Parameters
+    ----------
+    checkpoints : what the models were made from
+    models : all parts of one model
+    options : what it was made with; by default what the first file says
+    progress : told of every so many bytes compared
+
+    Raises
+    ------
+    NetError : no options are given, and the model has none recorded
+    Error : a file cannot be read, see `errors`
+    """
+    opened = [open_model(path) for path in models]
+    options = options or recorded(opened[0].record)
+    if options is None:
+        advice = "say how it was made: --net, --names, --dtype, ..."
+        raise NetError("has no record of how it was made", file=os.fspath(models[0]), advice=advice)
+    planned, sources = bind(checkpoints, options)
+    found: dict[str, Layer] = {}
+    problems = []
+    for model in opened:
+        for layer in model.layers:
+            if layer.name in found and layer.blobs:
+                problems.append(f"layer {layer.name}: stands in the model twice")
+            found[layer.name] = layer
+    comparison = _Comparison(progress)
+    for layer in planned.layers:
+        other = found.pop(layer.name, None)
+        if layer.blobs and other is None:
+            problems.append(f"layer {layer.name}: missing from the model")
+        elif other is not None:
+            problems += comparison.layer(layer, other)
+    problems += [f"layer {layer.name}: nothing in the checkpoint makes it" for layer in found.values() if layer.blobs]
+    for source in sources:
+        source.check()
+    return Report(comparison.blobs, comparison.bytes, tuple(problems), tuple(comparison.not_finite))
+
+
+class _Comparison:
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.blobs, self.bytes = progress, 0, 0
+        self.not_finite: list[str] = []
+
+    def layer(self, planned: Layer, found: Layer) -> Iterator[str]:
+        if planned.type != found.type:
+            yield f"layer {planned.name}: is a {found.type}, not a {planned.type}"
+        if len(planned.blobs) != len(found.blobs):
+            yield f"layer {planned.name}: has {len(found.blobs)} blobs, not {len(planned.blobs)}"
+        for index, (blob, other) in enumerate(zip(planned.blobs, found.blobs, strict=False)):
+            name = f"layer {planned.name}, blob {index} ({', '.join(blob.origin) or 'constant'})"
+            self.blobs += 1
+            self.bytes += blob.values.size
+            if (blob.shape, blob.dtype) != (other.shape, other.dtype):
+                yield f"{name}: is {_kind(other)}, not {_kind(blob)}"
+            elif (at := self.first_difference(name, blob, other.values)) is not None:
+                yield f"{name}: differs from element {at} on"
+
+    def first_difference(self, name: str, blob: Blob, other: Piece) -> int | None:
+        size, dtype = blob.values.size, blob.dtype
+        for start in range(0, size, BUFFER):
+            stop = min(start + BUFFER, size)
+            ours, theirs = _rendered(blob.values, start, stop), _rendered(other, start, stop)
+            if ours != theirs:
+                at = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+                return (start + at) // dtype.itemsize
+            if self.not_finite[-1:] != [name] and not _is_finite(ours, dtype):
+                self.not_finite.append(name)
+            self.progress(stop - start)
+        return None
+
+
+def _rendered(piece: Piece, start: int, stop: int) -> bytearray:
+    data = bytearray(stop - start)
+    piece.render(start, stop, memoryview(data))
+    return data
+
+
+def _is_finite(data: bytearray, dtype: DType) -> bool:
+    import numpy as np
+
+    return bool(np.isfinite(np.frombuffer(data, dtype.code)).all())
+
+
+def _kind(blob: Blob) -> str:
+    return f"{blob.dtype.name} {'x'.join(map(str, blob.shape)) or 'scalar'}"

@@ -1,0 +1,1 @@
+"""Nets as layouts of files, one module per format."""
