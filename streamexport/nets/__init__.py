@@ -98,8 +98,8 @@ def _first(items: list[str]) -> str:
 def _input(net: ResNet, shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:
     if shape is None:
         return 1, net.channels, *DEFAULT_SIZE
-    if len(shape) != 4 or min(shape) < 1 or shape[1] != net.channels or min(shape[2:]) < 32:
+    if len(shape) != 4 or min(shape) < 1 or shape[1] != net.channels:
         what = f"input shape {list(shape)} does not fit {net.name}"
-        raise NetError(what, advice=f"it takes N,{net.channels},H,W with H and W of 32 or more")
+        raise NetError(what, advice=f"it takes N,{net.channels},H,W")
     batch, channels, height, width = shape
     return batch, channels, height, width

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
+from google.protobuf.message import DecodeError
+
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Layout, Literal, Piece, Source
@@ -158,7 +160,10 @@ class _Reader:
         return at
 
     def dimensions(self, outer: Field) -> list[int]:
-        message = BlobShape.FromString(self.small(outer))
+        try:
+            message = BlobShape.FromString(self.small(outer))
+        except DecodeError:
+            self.fail("malformed shape", outer)
         if any(size < 0 for size in message.dim):
             self.fail("a shape has a negative size", outer)
         return list(message.dim)

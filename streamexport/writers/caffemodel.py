@@ -80,11 +80,11 @@ def layer_field(layer: Layer) -> list[Piece]:
         ceil = small.pooling_param.ceil_mode
         small.pooling_param.ClearField("ceil_mode")
         small.pooling_param.round_mode = int(ceil)  # type: ignore[assignment] # the wire knows the number, not the name
-    head = LayerParameter(name=small.name, type=small.type, bottom=small.bottom, top=small.top)
+    head = LayerParameter(name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops)
     for field in ("name", "type", "bottom", "top"):
         small.ClearField(field)  # type: ignore[arg-type]
     blobs = (piece for blob in layer.blobs for piece in delimited(LayerParameter.BLOBS_FIELD_NUMBER, _blob(blob)))
-    content = [_serialized(head), *blobs, _serialized(small)]
+    content = [_serialized(head), *blobs, _serialized(small), *layer.unread]
     return delimited(NetParameter.LAYER_FIELD_NUMBER, content)
 
 
@@ -105,7 +105,7 @@ def _blob(blob: Blob) -> Iterator[Piece]:
 
 
 def _name(net: Net) -> list[Piece]:
-    return [_serialized(NetParameter(name=net.name))]
+    return [_serialized(NetParameter(name=net.name))] if net.name else []
 
 
 def _record(record: bytes) -> list[Piece]:

