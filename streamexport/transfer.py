@@ -363,12 +363,14 @@ def _is_regular(path: str) -> bool:
 
 
 def _refuse_own_input(path: str, sources: Iterable[Source]) -> None:
-    with suppress(OSError):
+    try:
         output = os.stat(path)
-        for source in sources:
-            descriptor = source.fileno()
-            if descriptor is not None and os.path.samestat(output, os.fstat(descriptor)):
-                raise OutputError("is its own input", file=source.name, advice="write to another name") from None
+    except OSError:
+        return
+    for source in sources:
+        descriptor = source.fileno()
+        if descriptor is not None and os.path.samestat(output, os.fstat(descriptor)):
+            raise OutputError("is its own input", file=source.name, advice="write to another name")
 
 
 def _check_space(files: Sequence[tuple[str, File]]) -> None:

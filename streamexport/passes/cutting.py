@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 
 from ..errors import NetError
@@ -15,7 +16,7 @@ def cut(net: Net, end: str) -> Net:
     """
     inside = [index for index, layer in enumerate(net.layers) if layer.name == end or layer.name.startswith(end + ".")]
     if not inside:
-        near = get_close_matches(end, [layer.name for layer in net.layers], 3)
+        near = get_close_matches(end, [*dict.fromkeys(_modules(net))], 3)
         advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {net.layers[-1].name}"
         raise NetError(f"there is no layer {end!r} to end with", advice=advice)
     kept: list[Layer] = []
@@ -25,6 +26,13 @@ def cut(net: Net, end: str) -> Net:
             kept.append(layer)
             needed.update(layer.bottoms)
     return net.with_layers(tuple(reversed(kept)))
+
+
+def _modules(net: Net) -> Iterator[str]:
+    """Every path that names layers: their own, and those of the modules around them."""
+    for layer in net.layers:
+        parts = layer.name.split(".")
+        yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def without_softmax(net: Net) -> Net:
