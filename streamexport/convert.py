@@ -122,7 +122,7 @@ def bind(checkpoints: Sequence[str | os.PathLike[str]], options: Options) -> tup
 def plan(
     checkpoints: Sequence[str | os.PathLike[str]],
     name: str,
-    options: Options = Options(),  # noqa: B008 # frozen
+    options: Options = Options(),  # frozen
     *,
     max_file_size: int | None = None,
     align: int = 0,
@@ -139,11 +139,8 @@ def plan(
     """
     net, sources = bind(checkpoints, options)
     record = _record(options, sources, align)
-    if max_file_size is None:
-        nets_to_write = [net]
-    else:
-        nets_to_write = caffemodel.split(net, max_file_size, record)
-    layouts = [caffemodel.layout(part, record, align) for part in nets_to_write]
+    divided = [net] if max_file_size is None else caffemodel.split(net, max_file_size, record)
+    layouts = [caffemodel.layout(part, record, align) for part in divided]
     names = [name] if max_file_size is None else list(_part_names(name, len(layouts)))
     notes = (*net.notes, *_consumers(options, layouts))
     text = _text(net, options, sources, notes, record)
@@ -153,7 +150,7 @@ def plan(
 def convert(
     checkpoints: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
-    options: Options = Options(),  # noqa: B008 # frozen
+    options: Options = Options(),  # frozen
     *,
     prototxt: str | os.PathLike[str] | None = None,
     max_file_size: int | None = None,
@@ -182,6 +179,8 @@ def convert(
     BrokenPipeError : the reader of a pipe went away
     """
     target = os.fspath(output)
+    if target.endswith(".h5"):
+        raise OutputError("HDF5 cannot be written yet", file=target, advice="name it .caffemodel")
     if target == STDOUT and max_file_size is not None:
         raise OutputError("standard output takes one file, not several parts", advice="leave out --max-file-size")
     align = _alignment(checkpoints, target, options) if clone and max_file_size is None else 0

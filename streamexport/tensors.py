@@ -190,7 +190,7 @@ class Computed(ABC):
             return
         itemsize = self.dtype.itemsize
         first, last = start // itemsize, -(-stop // itemsize)
-        data = memoryview(self.elements(first, last)).cast("B")
+        data = self.elements(first, last).data.cast("B")
         into[:] = data[start - first * itemsize : stop - first * itemsize]
 
 
@@ -214,7 +214,7 @@ class Elements(Computed):
         array = np.empty(last - first, self.dtype.code)
         if self.tensor.is_contiguous:
             itemsize = self.dtype.itemsize
-            self.tensor.extent.render(first * itemsize, last * itemsize, memoryview(array).cast("B"))
+            self.tensor.extent.render(first * itemsize, last * itemsize, array.data.cast("B"))
             return array
         at = 0
         for corner, shape in _boxes(self.tensor.shape, first, last):
@@ -240,7 +240,7 @@ class Elements(Computed):
         steps = [strides[axis] for axis in sorted(near)]
         run = np.empty(span(shape, steps), self.dtype.code)
         view = np.lib.stride_tricks.as_strided(run, shape, [step * self.dtype.itemsize for step in steps])
-        raw, extent, itemsize = memoryview(run).cast("B"), self.tensor.extent, self.dtype.itemsize
+        raw, extent, itemsize = run.data.cast("B"), self.tensor.extent, self.dtype.itemsize
         target = into.transpose(far + sorted(near))
         for index in np.ndindex(*(into.shape[axis] for axis in far)):
             begin = (start + sum(i * strides[axis] for i, axis in zip(index, far, strict=True))) * itemsize

@@ -39,7 +39,12 @@ def test_varints(value, expected):
 
 @pytest.mark.parametrize(
     ("number", "content", "expected"),
-    [(1, b"", "0a 00"), (7, b"ab", "3a 02 61 62"), (100, b"x", "a2 06 01 78"), (5, bytes(200), "2a c8 01" + " 00" * 200)],
+    [
+        (1, b"", "0a 00"),
+        (7, b"ab", "3a 02 61 62"),
+        (100, b"x", "a2 06 01 78"),
+        (5, bytes(200), "2a c8 01" + " 00" * 200),
+    ],
 )
 def test_delimited_fields(number, content, expected):
     field = wire.delimited(number, [Literal(content)])
@@ -244,7 +249,9 @@ def test_a_model_cut_or_damaged_anywhere_never_crashes_the_reader(tmp_path, make
             except Error as error:
                 assert str(tmp_path) in str(error)
                 continue
-            assert all(source.size == len(broken) for layer in net.layers for b in layer.blobs for source in b.values.sources)
+            assert all(
+                source.size == len(broken) for layer in net.layers for b in layer.blobs for source in b.values.sources
+            )
 
 
 @pytest.mark.parametrize(

@@ -95,12 +95,16 @@ def test_classes_channels_and_depth_come_from_the_tensors():
     assert net.name == "resnet"
     assert net.preprocessing is None
     assert net.layers[0].parameters["input_param"]["shape"][0]["dim"] == [1, 4, 224, 224]
-    assert next(layer for layer in net.layers if layer.name == "fc").parameters["inner_product_param"]["num_output"] == 7
+    assert (
+        next(layer for layer in net.layers if layer.name == "fc").parameters["inner_product_param"]["num_output"] == 7
+    )
 
 
 def test_a_wrong_net_says_what_does_not_fit_and_what_would():
     held = tensors(RESNETS["resnet18"])
-    with pytest.raises(NetError, match=r"does not fit resnet50: layer1.0.conv1.weight is .* and \d+ more; resnet18 fits"):
+    with pytest.raises(
+        NetError, match=r"does not fit resnet50: layer1.0.conv1.weight is .* and \d+ more; resnet18 fits"
+    ):
         nets.bind(held, "resnet50")
     with pytest.raises(NetError, match="no net called 'resnet5O'; did you mean resnet50"):
         nets.bind(held, "resnet5O")
@@ -113,7 +117,9 @@ def test_tensors_that_a_net_does_not_have_are_named_and_never_guessed_away():
     held["layer1.0.se.weight"] = replace(held["bn1.weight"], name="layer1.0.se.weight")
     with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*--net resnet18"):
         nets.bind(held)
-    assert any("left out, no part of resnet18: layer1.0.se.weight" in note for note in nets.bind(held, "resnet18").notes)
+    assert any(
+        "left out, no part of resnet18: layer1.0.se.weight" in note for note in nets.bind(held, "resnet18").notes
+    )
 
 
 def test_a_missing_or_misshapen_tensor_is_named():

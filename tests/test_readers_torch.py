@@ -58,7 +58,10 @@ def oddities():
         "parameter": torch.nn.Parameter(torch.randn(2, 2)),
         "buffer": torch.nn.Parameter(torch.randn(2, 2), requires_grad=False),
         "behind": torch.randn(9),
-        **{f"is_{dtype}".replace("torch.", ""): torch.ones(3, dtype=dtype) for dtype in (torch.int8, torch.uint8, torch.bool)},
+        **{
+            f"is_{dtype}".replace("torch.", ""): torch.ones(3, dtype=dtype)
+            for dtype in (torch.int8, torch.uint8, torch.bool)
+        },
         **{str(dtype): torch.ones(3, dtype=dtype) for dtype in (torch.int16, torch.int32, torch.complex64)},
     }
 
@@ -169,7 +172,9 @@ def test_a_pickle_that_calls_os_system_is_refused_and_not_run(tmp_path, form, wh
         values = collections.OrderedDict(values)
         values._metadata = Attack()
     path = save(values, tmp_path / "c", form)
-    with pytest.raises(UnsafePickleError, match=r"c: its pickle asks for posix.system.*nothing was executed \(at byte \d+\)"):
+    with pytest.raises(
+        UnsafePickleError, match=r"c: its pickle asks for posix.system.*nothing was executed \(at byte \d+\)"
+    ):
         open_weights(path)
     assert not (tmp_path / "executed").exists()
 

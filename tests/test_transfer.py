@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import stat
@@ -34,7 +35,7 @@ def source(tmp_path_factory) -> LocalFile:
 def layout(source) -> Layout:
     """Large and small extents out of order, at offsets that agree with nothing."""
     cuts = [0, 5, 70_000, 9_000_001, 9_000_009, 19_000_000, SIZE]
-    pairs = list(zip(cuts, cuts[1:], strict=False))
+    pairs = list(itertools.pairwise(cuts))
     return Layout.of(piece for a, b in reversed(pairs) for piece in (Literal(b"head"), Extent(source, a, b - a)))
 
 
@@ -260,8 +261,14 @@ def sharing_disk(tmp_path):
     disk.mkdir()
     with image.open("wb") as file:
         file.truncate(400 << 20)
-    made = subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], capture_output=True) if _has("mkfs.xfs") else None
-    if made is None or made.returncode or subprocess.run(["mount", "-o", "loop", image, disk], capture_output=True).returncode:
+    made = (
+        subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", image], capture_output=True) if _has("mkfs.xfs") else None
+    )
+    if (
+        made is None
+        or made.returncode
+        or subprocess.run(["mount", "-o", "loop", image, disk], capture_output=True).returncode
+    ):
         pytest.skip("needs root, mkfs.xfs and a loop device")
     yield disk
     subprocess.run(["umount", disk], check=True)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from streamexport.cli.arguments import size
 from streamexport.nets import find
-from streamexport.nets.resnet import RESNETS, ResNet, Spec
+from streamexport.nets.resnet import ResNet, Spec
 from streamexport.readers.torch_legacy import MAGIC, PROTOCOL
 from streamexport.tensors import DTYPES, contiguous_strides
 
@@ -57,7 +57,6 @@ def main() -> None:
             write_zip(file, specs, options.seed, last)
         else:
             write_legacy(file, specs, options.seed, last, options.sparse)
-
 
 
 def deepened(net: ResNet, bytes_wanted: int) -> ResNet:
@@ -136,7 +135,7 @@ def _integer(value: int) -> bytes:
 
 
 def _values(name: str, dtype: str, shape: Sequence[int], seed: int, last: str) -> Iterator[bytes]:
-    """A tensor's elements, the same for a name and a seed whatever the format; `last` ends the names to be quartered."""
+    """A tensor's elements, the same in both formats; `last` ends the names to be quartered."""
     import numpy as np
 
     if dtype == "int64":

@@ -24,7 +24,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--net", "a built-in net (`streamexport nets`); by default it is recognised", metavar="NAME")
     add("--key", "the state dict inside the checkpoint, where there are several", metavar="PATH")
     add("--dialect", "whose Caffe will run it (default: portable, which all of them run)", choices=dialects.DIALECTS)
-    add("--names", "layer names: torch's modules (default) or the classic conv1, batch_norm1, ...", choices=naming.STYLES)
+    add(
+        "--names",
+        "layer names: torch's modules (default) or the classic conv1, batch_norm1, ...",
+        choices=naming.STYLES,
+    )
     add("--dtype", "of convolution and inner-product weights (default: float32)", choices=precision.STORED)
     add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
     add("--no-softmax", "leave out the softmax at the end", dest="softmax", action="store_false")

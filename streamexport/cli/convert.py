@@ -20,7 +20,9 @@ def register(commands: Any) -> None:
         help="a checkpoint to a Caffe model and its prototxt",
         description="Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model.",
     )
-    parser.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one model")
+    parser.add_argument(
+        "checkpoints", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one model"
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("-o", "--output", metavar="OUTPUT", help="the model file; - for standard output")
     target.add_argument("--save-root", metavar="DIR", help="write DIR/NET.caffemodel and DIR/NET.prototxt")
@@ -88,7 +90,9 @@ def _where_to_get(net: str) -> str:
 def _print_plan(made: Plan) -> None:
     for layer in made.net.layers:
         shapes = " ".join("x".join(map(str, blob.shape)) for blob in layer.blobs)
-        print(f"{one_line(layer.name):<40} {layer.type:<14} {sum(b.values.size for b in layer.blobs):>12}  {shapes}".rstrip())
+        print(
+            f"{one_line(layer.name):<40} {layer.type:<14} {sum(b.values.size for b in layer.blobs):>12}  {shapes}".rstrip()
+        )
     for name, layout in made.parts:
         print(f"{one_line(name)}: {layout.size} bytes, {arguments.plural(len(layout.pieces), 'piece')}")
     for note in made.notes:

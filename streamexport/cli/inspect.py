@@ -15,7 +15,9 @@ from . import arguments
 
 def register(commands: Any) -> None:
     parser = commands.add_parser(
-        "inspect", help="tensors of a checkpoint, layers of a model", description="Lists what a checkpoint or a Caffe model holds."
+        "inspect",
+        help="tensors of a checkpoint, layers of a model",
+        description="Lists what a checkpoint or a Caffe model holds.",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--key", metavar="PATH", help="the state dict inside the checkpoint, where there are several")
@@ -24,7 +26,9 @@ def register(commands: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    described = _model(open_model(given.file)) if is_model(given.file) else _weights(open_weights(given.file, given.key))
+    described = (
+        _model(open_model(given.file)) if is_model(given.file) else _weights(open_weights(given.file, given.key))
+    )
     if given.json:
         print(json.dumps(described))
     elif "layers" in described:

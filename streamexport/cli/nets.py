@@ -11,7 +11,9 @@ from ..nets.resnet import RESNETS, ResNet
 
 
 def register(commands: Any) -> None:
-    parser = commands.add_parser("nets", help="the nets that are built in", description="Lists the nets that are built in.")
+    parser = commands.add_parser(
+        "nets", help="the nets that are built in", description="Lists the nets that are built in."
+    )
     parser.set_defaults(run=run)
 
 

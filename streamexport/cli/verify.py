@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ..convert import recorded
+from ..convert import Options, recorded
 from ..errors import VerifyError, one_line
 from ..readers import open_model
 from ..verify import verify
@@ -31,7 +31,8 @@ def register(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     record = recorded(open_model(given.models[0]).record)
-    options = arguments.chosen(given, record)
+    chosen = arguments.chosen(given, record)
+    options = None if record is None and chosen == Options() else chosen  # nothing known: the library says so
     start = time.monotonic()
     total = sum(os.stat(path).st_size for path in given.models)
     with arguments.progress(total, "verifying", given.quiet) as progress:

@@ -11,8 +11,6 @@ from ..extents import Piece
 from ..tensors import FLOAT32, DType
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class Blob:
     """A parameter of a layer.

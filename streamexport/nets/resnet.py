@@ -21,7 +21,9 @@ Spec = tuple[str, str, tuple[int, ...]]
 EPSILON = 1e-5  # torch's default for BatchNorm2d
 IMAGENET = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ONE = Literal(b"\x00\x00\x80\x3f")  # BatchNorm's third blob, by which Caffe divides the first two: 1.0
-TAKEN_FOR_GRANTED = "taken for granted, since shapes do not show it: stages stride in their first 3x3 convolution, no dilation"
+TAKEN_FOR_GRANTED = (
+    "taken for granted, since shapes do not show it: stages stride in their first 3x3 convolution, no dilation"
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,9 @@ class _Builder:
         yield Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": list(size)}]}})
         yield from self.convolution(net._stem(), "data")
         yield _relu("relu", "bn1.scale")
-        yield _pooling("maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"})
+        yield _pooling(
+            "maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"}
+        )
         bottom = "maxpool"
         for block in net.blocks():
             yield from self.block(net, block, bottom)
@@ -185,9 +189,19 @@ class _Builder:
 
     def convolution(self, c: _Convolution, bottom: str) -> Iterator[Layer]:
         window = {"pad": [c.kernel // 2], "kernel_size": [c.kernel], "stride": [c.stride]}
-        parameters = {"num_output": c.outputs, "bias_term": False, **window, **({"group": c.groups} if c.groups > 1 else {})}
+        parameters = {
+            "num_output": c.outputs,
+            "bias_term": False,
+            **window,
+            **({"group": c.groups} if c.groups > 1 else {}),
+        }
         yield Layer(
-            c.name, "Convolution", (bottom,), (c.name,), {"convolution_param": parameters}, (self.blob(f"{c.name}.weight"),)
+            c.name,
+            "Convolution",
+            (bottom,),
+            (c.name,),
+            {"convolution_param": parameters},
+            (self.blob(f"{c.name}.weight"),),
         )
         statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
         norm = {"batch_norm_param": {"use_global_stats": True, "eps": EPSILON}}

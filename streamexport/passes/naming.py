@@ -1,8 +1,8 @@
 """Layer names, the last pass of all.
 
-    torch     the module's path, with a suffix where a module becomes several layers; each top is called like its layer
-    classic   the names of the prototxts published for these nets: conv1, batch_norm1, bn_scale1, relu1, ... counted in
-              execution order, tops conv_blob1, batch_norm_blob1 (with the Scale in place), relu_blob1, ...
+torch     the module's path, with a suffix where a module becomes several layers; each top is called like its layer
+classic   the names of the prototxts published for these nets: conv1, batch_norm1, bn_scale1, relu1, ... counted in
+          execution order, tops conv_blob1, batch_norm_blob1 (with the Scale in place), relu_blob1, ...
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class Field:
 
 def recognises(head: bytes) -> bool:
     """Whether a file may begin like this: with one of NetParameter's fields."""
-    return head[:1] in (b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x38", b"\x42") or head[:2] == b"\xa2\x06"
+    return (
+        head[:1] in (b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x38", b"\x42") or head[:2] == b"\xa2\x06"
+    )
 
 
 def read(source: Source) -> Net:
@@ -246,8 +248,9 @@ class Unpacked(Computed):
 
         step = 1 + self.dtype.itemsize
         tagged = np.empty((last - first, step), np.uint8)
-        self.run.render(first * step, last * step, memoryview(tagged).cast("B"))
-        return tagged[:, 1:].copy().view(self.dtype.code)[:, 0]
+        self.run.render(first * step, last * step, tagged.data.cast("B"))
+        values: Array = tagged[:, 1:].copy().view(self.dtype.code)[:, 0]
+        return values
 
 
 def _tag(number: int, kind: int) -> bytes:
@@ -255,7 +258,7 @@ def _tag(number: int, kind: int) -> bytes:
     return bytes((key,)) if key < 0x80 else bytes((key & 0x7F | 0x80, key >> 7))
 
 
-_RAW_TYPES = {BlobProto.DOUBLE: FLOAT64, BlobProto.FLOAT: FLOAT32, BlobProto.FLOAT16: FLOAT16}
+_RAW_TYPES: Mapping[int, DType] = {BlobProto.DOUBLE: FLOAT64, BlobProto.FLOAT: FLOAT32, BlobProto.FLOAT16: FLOAT16}
 
 _V1_TYPES: Mapping[int, str] = dict(
     enumerate(
@@ -269,7 +272,37 @@ _V1_TYPES: Mapping[int, str] = dict(
 # Fields of V1LayerParameter and what they are called by in LayerParameter. The learning rates and the names for sharing
 # (7, 8, 1001, 1002) became the message ParamSpec; a model that is run needs neither.
 _V1_FIELDS: Mapping[int, int] = {
-    **{32: 8, 33: 9, 35: 5, 36: 100, 42: 101, 27: 102, 23: 103, 9: 104, 40: 105, 10: 106, 11: 107, 12: 108, 26: 109},
-    **{24: 110, 41: 111, 13: 112, 14: 113, 29: 114, 15: 115, 16: 116, 17: 117, 18: 118, 22: 119, 34: 120, 19: 121},
-    **{21: 122, 30: 123, 38: 124, 39: 125, 31: 126, 37: 127, 25: 128, 20: 129},
+    32: 8,
+    33: 9,
+    35: 5,
+    36: 100,
+    42: 101,
+    27: 102,
+    23: 103,
+    9: 104,
+    40: 105,
+    10: 106,
+    11: 107,
+    12: 108,
+    26: 109,
+    24: 110,
+    41: 111,
+    13: 112,
+    14: 113,
+    29: 114,
+    15: 115,
+    16: 116,
+    17: 117,
+    18: 118,
+    22: 119,
+    34: 120,
+    19: 121,
+    21: 122,
+    30: 123,
+    38: 124,
+    39: 125,
+    31: 126,
+    37: 127,
+    25: 128,
+    20: 129,
 }

@@ -29,7 +29,7 @@ class Cursor:
     def read(self, length: int) -> bytes:
         begin = self._next - self._window_start
         end = begin + length
-        if not (0 <= begin and end <= len(self._window)):
+        if not (begin >= 0 and end <= len(self._window)):
             self._fetch(length)
             begin, end = 0, length
         self._next += length

@@ -76,5 +76,7 @@ def _tensor(name: str, entry: Any, data: Extent) -> Tensor:
     dtype = DTYPES[_DTYPES[code]]
     tensor = Tensor.in_storage(name, dtype, shape, contiguous_strides(shape), data.part(begin, end))
     if tensor.nbytes != end - begin:
-        raise FormatError(f"has {end - begin} bytes, its shape needs {tensor.nbytes}", offset=data.offset + begin, **where)
+        raise FormatError(
+            f"has {end - begin} bytes, its shape needs {tensor.nbytes}", offset=data.offset + begin, **where
+        )
     return tensor

@@ -96,7 +96,17 @@ def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
     return Tensor.in_storage(name, storage.dtype, view.shape, view.strides, extents[storage.key], first)
 
 
-_USUAL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
+_USUAL_KEYS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "module",
+    "params",
+    "weights",
+)
 _STORAGE_TYPES = {
     f"torch {kind}Storage": DTYPES[name]
     for kind, name in {
@@ -180,4 +190,6 @@ def _is_inside(path: str, outer: str) -> bool:
 def _choices(found: Mapping[str, Mapping[str, View]]) -> str:
     if not found:
         return "save model.state_dict() with torch"
-    return "choose with --key: " + ", ".join(f"{path or repr('')} ({len(names)} tensors)" for path, names in found.items())
+    return "choose with --key: " + ", ".join(
+        f"{path or repr('')} ({len(names)} tensors)" for path, names in found.items()
+    )

@@ -41,7 +41,10 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     system = Unpickler(cursor, {}).load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise FormatError(
-            "was written on a big-endian machine", file=source.name, offset=at, advice="save it again on a little-endian one"
+            "was written on a big-endian machine",
+            file=source.name,
+            offset=at,
+            advice="save it again on a little-endian one",
         )
     root, storages = read_object(cursor)
     at = cursor.offset

@@ -114,7 +114,10 @@ def _end_record(source: Source) -> tuple[int, int, int]:
     at = tail.rfind(_END)
     if at < 0 or at + 22 > len(tail):
         raise TruncatedError(
-            "is a zip file without its end record", file=source.name, offset=source.size, advice="fetch it again: it is cut short"
+            "is a zip file without its end record",
+            file=source.name,
+            offset=source.size,
+            advice="fetch it again: it is cut short",
         )
     count, size, offset = struct.unpack_from("<HII", tail, at + 10)
     locator = tail[at - 20 : at] if at >= 20 else b""
@@ -146,7 +149,9 @@ def _data(source: Source, member: _Member) -> Extent:
     if header[:4] != _LOCAL:
         raise FormatError("no local header where the central directory says", **where)
     if member.method or member.stored_size != member.size or member.flags & 1:
-        raise FormatError("is compressed or encrypted", advice="save it again with torch.save, which only stores", **where)
+        raise FormatError(
+            "is compressed or encrypted", advice="save it again with torch.save, which only stores", **where
+        )
     name_length, extra_length = struct.unpack_from("<HH", header, 26)
     start = member.header + 30 + name_length + extra_length
     if start + member.size > source.size:

@@ -33,7 +33,9 @@ class LocalFile(Source):
         if stat.S_ISDIR(found.st_mode):
             raise SourceError("is a directory", file=name, advice="name a file in it")
         if not stat.S_ISREG(found.st_mode):
-            raise SourceError("is not a regular file", file=name, advice="write it to a file first: it is read at offsets")
+            raise SourceError(
+                "is not a regular file", file=name, advice="write it to a file first: it is read at offsets"
+            )
         return cls(name, found.st_size, found.st_mtime_ns)
 
     def __reduce__(self) -> tuple[type[LocalFile], tuple[str, int, int]]:

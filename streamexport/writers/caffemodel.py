@@ -67,7 +67,9 @@ def split(net: Net, limit: int, record: bytes = b"") -> list[Net]:
             parts.append([])
             used = overhead
         if used + length > limit:
-            raise LimitError(f"needs a file of {used + length} bytes, the limit is {limit}", tensor=f"layer {layer.name}")
+            raise LimitError(
+                f"needs a file of {used + length} bytes, the limit is {limit}", tensor=f"layer {layer.name}"
+            )
         parts[-1].append(layer)
         used += length
     return [net.with_layers(tuple(part)) for part in parts]
@@ -82,7 +84,7 @@ def layer_field(layer: Layer) -> list[Piece]:
         small.pooling_param.round_mode = int(ceil)  # type: ignore[assignment] # the wire knows the number, not the name
     head = LayerParameter(name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops)
     for field in ("name", "type", "bottom", "top"):
-        small.ClearField(field)  # type: ignore[arg-type]
+        small.ClearField(field)
     blobs = (piece for blob in layer.blobs for piece in delimited(LayerParameter.BLOBS_FIELD_NUMBER, _blob(blob)))
     content = [_serialized(head), *blobs, _serialized(small), *layer.unread]
     return delimited(NetParameter.LAYER_FIELD_NUMBER, content)
