@@ -7,25 +7,24 @@ cd "$(dirname "$0")/.."
 prepare core
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-exec 3>&2
 table="what\tbytes\tseconds\tGiB/s\tpeak memory\n"
 
 # step WHAT COMMAND...: runs it, shows what it says, and adds a row from its result line.
 step() {
-  local what=$1
+  local what=$1 said
   shift
-  echo "\$ ${*//$work\//}" >&3
-  "$@" 2> >(tee "$work/said" >&3)
-  wait $!
-  table+=$(sed -nE "s|.*: ([0-9]+) bytes in ([0-9.]+) s \(([0-9.]+) GiB/s\), peak memory (.*)|$what\t\1\t\2\t\3\t\4\\\\n|p" "$work/said")
+  echo "\$ ${*//$work\//}"
+  said=$("$@" 2>&1) || { echo "$said"; exit 1; }
+  echo "${said//$work\//}"
+  table+=$(sed -nE "s|.*: ([0-9]+) bytes in ([0-9.]+) s \(([0-9.]+) GiB/s\), peak memory (.*)|$what\t\1\t\2\t\3\t\4\\\\n|p" <<<"$said")
 }
 
 checkpoint=$work/ig_resnext101_32x48.pth
-echo "\$ python tools/make_checkpoint.py resnext101_32x48d_wsl ig_resnext101_32x48.pth" >&3
+echo "\$ python tools/make_checkpoint.py resnext101_32x48d_wsl ig_resnext101_32x48.pth"
 .venv/bin/python tools/make_checkpoint.py resnext101_32x48d_wsl "$checkpoint"
 model=$work/resnext101_32x48d
 step convert .venv/bin/streamexport convert "$checkpoint" -o "$model.caffemodel" --max-file-size caffe
 step verify .venv/bin/streamexport verify "$checkpoint" "$model"-*.caffemodel
-ls -l "$work" >&3
+ls -l "$work"
 echo
 printf "$table" | column -t -s $'\t'

@@ -67,7 +67,8 @@ def run(given: argparse.Namespace) -> int:
     if not given.quiet:
         for note in made.notes:
             print(f"streamexport: {one_line(note)}", file=sys.stderr)
-        names = ", ".join(name if name != STDOUT else "standard output" for name, _ in made.parts)
+        first, *others = (name if name != STDOUT else "standard output" for name, _ in made.parts)
+        names = first + (f" and {arguments.plural(len(others), 'more part')}" if others else "")
         line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
         print(f"streamexport: {one_line(line)}", file=sys.stderr)
     return 0
