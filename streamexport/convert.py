@@ -333,6 +333,8 @@ def _text(net: Net, options: Options, sources: Sequence[Source], record: bytes) 
 
 
 def _text_of_model(made: Plan) -> str:
+    if all(layer.blobs and not layer.tops for layer in made.net.layers):
+        raise NetError("HDF5 models hold no description of the net", advice="use the prototxt that came with it")
     names = ", ".join(os.path.basename(source.name) for source in made.sources)
     return prototxt_text(made.net, one_line(f"taken from {names} by streamexport {__version__}"))
 

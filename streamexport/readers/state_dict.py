@@ -81,7 +81,8 @@ def select(root: Any, key: str | None, file: str) -> tuple[str, Mapping[str, Vie
         return key, found[key]
     holding = {path: views for path, views in found.items() if any(view.shape for view in views.values())}
     ranks = {path: _rank(path) for path in holding or found}
-    best = [path for path, rank in ranks.items() if rank == min(ranks.values())]
+    lowest = min(ranks.values(), default=None)
+    best = [path for path, rank in ranks.items() if rank == lowest]
     if len(best) != 1:
         what = "holds several state dicts" if found else "holds no state dict"
         raise NetError(what, file=file, advice=_choices(found))

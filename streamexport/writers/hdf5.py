@@ -85,6 +85,7 @@ def _add(group: Any, name: str, blob: Blob, linked: bool) -> Iterator[tuple[int,
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same input gives the same bytes
     values = blob.values
     if linked and isinstance(values, Extent) and isinstance(values.source, LocalFile) and values.length:
         creation.set_external(os.fsencode(os.path.abspath(values.source.name)), values.offset, values.length)
