@@ -138,7 +138,12 @@ def test_an_interrupt_is_status_130_and_leaves_nothing(tmp_path, checkpoint):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "streamexport", "convert", str(checkpoint("resnet18")), "-o", str(fifo)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def hear_interrupts() -> None:
+        """What is started in the background ignores them, and passes that on."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts) as process:
         reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         assert select.select([reader], [], [], 60)[0]  # the writer has begun, and soon waits for room in the pipe
         time.sleep(0.2)
