@@ -5,13 +5,16 @@
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
 before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares.
+`classify` and `evaluate` show images to a Caffe net.
 """
 
 __version__ = "0.1.0"
 
 from .convert import Options, Plan, convert, plan
 from .errors import Error
+from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
 from .extents import Extent, Layout, Literal, Piece, Source
+from .images import ImageSet, Transform, open_images
 from .nets.graph import Blob, Layer, Net
 from .readers import Weights, open_model, open_weights
 from .tensors import DType, Tensor
@@ -20,11 +23,15 @@ from .verify import Report, verify
 from .writers.caffemodel import layout
 
 __all__ = [
+    "Accuracy",
     "Blob",
+    "Classifier",
     "DType",
     "Error",
     "Extent",
     "File",
+    "Guess",
+    "ImageSet",
     "Layer",
     "Layout",
     "Literal",
@@ -32,12 +39,17 @@ __all__ = [
     "Options",
     "Piece",
     "Plan",
+    "Prediction",
     "Report",
     "Source",
     "Tensor",
+    "Transform",
     "Weights",
+    "classify",
     "convert",
+    "evaluate",
     "layout",
+    "open_images",
     "open_model",
     "open_weights",
     "plan",

@@ -358,9 +358,10 @@ def test_version():
 
 def test_the_list_of_exported_names():
     names = (
-        "Blob DType Error Extent File Layer Layout Literal Net Options Piece Plan Report Source Tensor Weights convert"
+        "Accuracy Blob Classifier DType Error Extent File Guess ImageSet Layer Layout Literal Net Options Piece Plan"
+        " Prediction Report Source Tensor Transform Weights classify convert evaluate layout open_images open_model"
     )
-    assert streamexport.__all__ == f"{names} layout open_model open_weights plan publish stream verify".split()
+    assert streamexport.__all__ == f"{names} open_weights plan publish stream verify".split()
     assert all(hasattr(streamexport, name) for name in streamexport.__all__)
 
 

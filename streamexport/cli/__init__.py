@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Error, reason
-from . import convert, inspect, nets, verify
+from . import convert, evaluate, inspect, nets, verify
 
 DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"streamexport {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (convert, inspect, verify, nets):
+    for module in (convert, inspect, verify, evaluate, nets):
         module.register(commands)
     options = parser.parse_args(arguments)
     try:
