@@ -1,6 +1,6 @@
 """Peak memory against the size of the model: one line, flat. And the same in a cage of 64 MiB, beside cp.
 
-    python benchmarks/memory.py             about five minutes, 8 GB of disk
+python benchmarks/memory.py             about five minutes, 8 GB of disk
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The usual way of converting (load the checkpoint, build the whole message, serialise it), beside ours.
 
-    python benchmarks/peers.py             needs torch; about five minutes, 12 GB of disk, and root for the cage
+python benchmarks/peers.py             needs torch; about five minutes, 12 GB of disk, and root for the cage
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def side_by_side(work: Path) -> None:
     checkpoint = bench.make_checkpoint(work / "c.pth", bench.WSL[0])
     usual = bench.run((bench.PYTHON, __file__, checkpoint, work / "usual.caffemodel"))
     ours = bench.streamexport("convert", checkpoint, "-o", work / "ours.caffemodel")
-    rows = [(name, f"{r.seconds:.1f}", f"{r.peak:.0f}") for name, r in (("the usual way", usual), ("streamexport", ours))]
+    rows = [
+        (name, f"{r.seconds:.1f}", f"{r.peak:.0f}") for name, r in (("the usual way", usual), ("streamexport", ours))
+    ]
     bench.print_table("32x8d (356 MB)", ("", "s", "peak MiB"), rows)
 
 
@@ -46,7 +48,10 @@ def the_large_one(work: Path) -> None:
         )
     last = (usual.stderr.strip().splitlines() or ["killed"])[-1]
     end = "done" if not usual.status else f"status {usual.status}: {last}"
-    rows = [("the usual way", f"{usual.seconds:.1f}", end), ("streamexport", f"{ours.seconds:.1f}", f"{ours.peak:.0f} MiB")]
+    rows = [
+        ("the usual way", f"{usual.seconds:.1f}", end),
+        ("streamexport", f"{ours.seconds:.1f}", f"{ours.peak:.0f} MiB"),
+    ]
     bench.print_table(f"32x48d (3.3 GB) {where}", ("", "s", "how it ended"), rows)
 
 

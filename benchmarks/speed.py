@@ -1,6 +1,6 @@
 """Speed beside the programs that do nothing but copy, alternating with them; medians.
 
-    python benchmarks/speed.py             about ten minutes, 15 GB of disk; the part on XFS needs root and mkfs.xfs
+python benchmarks/speed.py             about ten minutes, 15 GB of disk; the part on XFS needs root and mkfs.xfs
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def clone(work: Path, checkpoint: Path) -> None:
 
 def start_up() -> None:
     times = [bench.streamexport("--help").seconds for _ in range(9)]
-    bench.print_table("streamexport --help", ("median, s", "fastest, s"), [(f"{statistics.median(times):.3f}", f"{min(times):.3f}")])
+    bench.print_table(
+        "streamexport --help", ("median, s", "fastest, s"), [(f"{statistics.median(times):.3f}", f"{min(times):.3f}")]
+    )
 
 
 if __name__ == "__main__":

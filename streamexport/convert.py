@@ -1,4 +1,4 @@
-"""The whole way from checkpoints to model files: reader, net, passes, writer, transfer.
+"""The whole way from checkpoints, or Caffe models, to model files: reader, net, passes, writer, transfer.
 
 `plan` goes as far as the layouts: it reads headers, and knows every byte that will be written and where it comes from.
 `convert` moves them. What was asked for is recorded in the model as JSON, so that `verify` can plan the same again.
@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import Any
 
-from . import __version__, nets, passes, transfer
-from .caffe.prototxt import prototxt
+from . import __version__, nets, passes, transfer, writers
+from .caffe.prototxt import prototxt as prototxt_text
 from .errors import NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
-from .nets.graph import Net
-from .passes import dialects, naming, precision
-from .readers import Weights, open_weights
+from .nets.graph import Layer, Net
+from .passes import dialects, folding, naming, precision
+from .readers import Weights, is_model, open_model, open_weights
 from .sources.local import LocalFile
 from .transfer import File, Progress
-from .writers import caffemodel
+from .writers import format_of
+from .writers.caffemodel import CAFFE_LIMIT
+
+Path = str | os.PathLike[str]
 
 STDOUT = "-"
+SUFFIXES = {"caffemodel": ".caffemodel", "hdf5": ".caffemodel.h5", "linked": ".caffemodel.h5"}
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
-
-READERS = {"bvlc": "BVLC master", "opencv": "OpenCV", "ssd": "Caffes of the SSD family"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,11 @@ class Options:
     key : which state dict of the checkpoint, as a dotted path; None to find it
     dialect : whose Caffe the prototxt is for: portable, bvlc, opencv or ssd
     names : of layers: torch or classic
-    dtype : of the weights of convolutions and inner products: float32 or float16
+    dtype : of the weights of convolutions and inner products: float32 or float16; None for float32 from checkpoints, and
+        for what is stored where a Caffe model is the input
+    fold_batchnorm : whether BatchNorm and Scale are merged into the convolutions before them
+    input_order : of the input's channels: rgb or bgr
+    fold_input_scale : whether the first convolution takes in the scaling of the input, for pixels 0…255 less their mean
     end : the layer or module to end with, by torch's name; None for the whole net
     softmax : whether a classifier ends with `prob`
     input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
@@ -52,7 +59,10 @@ class Options:
     key: str | None = None
     dialect: str = "portable"
     names: str = "torch"
-    dtype: str = "float32"
+    dtype: str | None = None
+    fold_batchnorm: bool = False
+    input_order: str = "rgb"
+    fold_input_scale: bool = False
     end: str | None = None
     softmax: bool = True
     input_shape: tuple[int, ...] | None = None
@@ -61,10 +71,12 @@ class Options:
         for what, value, known in (
             ("dialect", self.dialect, dialects.DIALECTS),
             ("style of names", self.names, naming.STYLES),
-            ("dtype", self.dtype, precision.STORED),
+            ("dtype", self.dtype, (None, *precision.STORED)),
+            ("order of channels", self.input_order, folding.ORDERS),
         ):
             if value not in known:
-                raise NetError(f"there is no {what} {value!r}", advice=f"choose from {', '.join(known)}")
+                choices = ", ".join(str(choice) for choice in known if choice)
+                raise NetError(f"there is no {what} {value!r}", advice=f"choose from {choices}")
 
 
 @dataclass(frozen=True)
@@ -74,15 +86,17 @@ class Plan:
     Attributes
     ----------
     net : what is written, named and cut
-    prototxt : its text
-    parts : name and layout of each model file
+    format : caffemodel, hdf5 or linked
+    prototxt : its text; None for a model whose layers are not known
+    parts : path and layout of each model file
     sources : what is read
     notes : what the user should know: what was recognised, left out, or limits who can read the result
     align : the block size at which payload can be cloned, 0 if it cannot
     """
 
     net: Net
-    prototxt: str
+    format: str
+    prototxt: str | None
     parts: tuple[tuple[str, Layout], ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
@@ -94,13 +108,12 @@ class Plan:
         return sum(layout.size for _, layout in self.parts)
 
 
-def bind(checkpoints: Sequence[str | os.PathLike[str]], options: Options) -> tuple[Net, tuple[Source, ...]]:
+def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
     """The net of one checkpoint, or of several that are parts of one, after all passes; and the files it stands in.
 
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
-    opened = [open_weights(path, options.key) for path in checkpoints]
-    weights = _joined(opened)
+    weights = _joined_weights([open_weights(path, options.key) for path in checkpoints])
     net = nets.bind(weights.tensors, options.net, options.input_shape)
     notes = list(net.notes)
     doubles = sum(tensor.dtype.name == "float64" for tensor in weights.tensors.values())
@@ -111,19 +124,23 @@ def bind(checkpoints: Sequence[str | os.PathLike[str]], options: Options) -> tup
     net = passes.apply(
         net,
         dialect=options.dialect,
+        fold_batchnorm=options.fold_batchnorm,
+        input_order=options.input_order,
+        fold_input_scale=options.fold_input_scale,
         end=options.end,
         softmax=options.softmax,
-        dtype=options.dtype,
+        dtype=options.dtype or "float32",
         names=options.names,
     )
     return replace(net, notes=tuple(notes)), weights.sources
 
 
 def plan(
-    checkpoints: Sequence[str | os.PathLike[str]],
-    name: str,
+    inputs: Sequence[Path],
+    output: Path,
     options: Options = Options(),  # frozen
     *,
+    form: str | None = None,
     max_file_size: int | None = None,
     align: int = 0,
 ) -> Plan:
@@ -131,42 +148,58 @@ def plan(
 
     Parameters
     ----------
-    checkpoints : files that together hold one state dict
-    name : of the model file to be; parts are numbered after its stem
-    options : what to make
+    inputs : checkpoints that together hold one state dict, or Caffe models that are parts of one
+    output : the model file to be, whose parts are numbered after its stem; or a directory, for files called like the net
+    options : what to make; for Caffe models only `dtype`, None to leave it as it is
+    form : caffemodel, hdf5 or linked; by default what the output's suffix says, and in a directory hdf5 where stock Caffe
+        could not load a caffemodel
     max_file_size : cut into parts of at most so many bytes, at layer boundaries
     align : modulus at which offsets of payload agree with the source's, see `transfer.clone_alignment`
     """
-    net, sources = bind(checkpoints, options)
-    record = _record(options, sources, align)
-    divided = [net] if max_file_size is None else caffemodel.split(net, max_file_size, record)
-    layouts = [caffemodel.layout(part, record, align) for part in divided]
-    names = [name] if max_file_size is None else list(_part_names(name, len(layouts)))
-    notes = (*net.notes, *_consumers(options, layouts))
-    text = _text(net, options, sources, notes, record)
-    return Plan(net, text, tuple(zip(names, layouts, strict=True)), sources, notes, align)
+    are_models = {is_model(path) for path in inputs}
+    if are_models == {True}:
+        net, sources = _transcoded(inputs, options)
+        record, text = net.record, None
+    elif are_models == {False}:
+        net, sources = bind(inputs, options)
+        record = _record(options, sources, align)
+        text = _text(net, options, sources, record)
+    else:
+        raise NetError("checkpoints and Caffe models cannot be parts of one model")
+    path = os.fspath(output)
+    in_directory = path.endswith("/") or os.path.isdir(path)
+    chosen = form or ("caffemodel" if in_directory else format_of(path))
+    layouts = writers.layouts(net, chosen, record, limit=max_file_size, align=align)
+    if in_directory:
+        if form is None and max_file_size is None and layouts[0].size > CAFFE_LIMIT:
+            chosen = "hdf5"
+            layouts = writers.layouts(net, chosen, record)
+        name = options.net if options.net != nets.AUTO else net.name or pathlib.Path(inputs[0]).stem
+        path = os.path.join(path, name + SUFFIXES[chosen])
+    paths = [path] if len(layouts) == 1 else list(_part_names(path, len(layouts)))
+    parts = tuple(zip(paths, layouts, strict=True))
+    return Plan(net, chosen, text, parts, sources, (*net.notes, *_consumers(options, chosen, layouts)), align)
 
 
 def convert(
-    checkpoints: Sequence[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
+    inputs: Sequence[Path],
+    output: Path,
     options: Options = Options(),  # frozen
     *,
-    prototxt: str | os.PathLike[str] | None = None,
+    form: str | None = None,
+    prototxt: Path | None = None,
     max_file_size: int | None = None,
     clone: bool = True,
     progress: Progress = lambda _: None,
 ) -> Plan:
-    """Converts checkpoints to a Caffe model. All files appear, complete and synced, or none.
+    """Converts checkpoints, or Caffe models, to a Caffe model. All files appear, complete and synced, or none.
 
     Parameters
     ----------
-    checkpoints : one file, or several that are parts of one model
-    output : the model file; "-" for standard output. With `max_file_size` parts are called NAME-00001-of-00003.caffemodel
-    options : what to make
-    prototxt : where the description goes; by default beside the output, and nowhere for "-"
-    max_file_size : bytes at most in each file
-    clone : share blocks with the checkpoint where the file system can
+    inputs, options, form, max_file_size : see `plan`; parts are called NAME-00001-of-00003.caffemodel
+    output : the model file, a directory for it, or "-" for standard output
+    prototxt : where the description goes; by default beside the output, and nowhere for "-" or where a model is the input
+    clone : share blocks with the input where the file system can
     progress : told of every so many bytes moved
 
     Returns
@@ -179,23 +212,26 @@ def convert(
     BrokenPipeError : the reader of a pipe went away
     """
     target = os.fspath(output)
-    if target.endswith(".h5"):
-        raise OutputError("HDF5 cannot be written yet", file=target, advice="name it .caffemodel")
     if target == STDOUT and max_file_size is not None:
         raise OutputError("standard output takes one file, not several parts", advice="leave out --max-file-size")
-    align = _alignment(checkpoints, target, options) if clone and max_file_size is None else 0
-    made = plan(checkpoints, target, options, max_file_size=max_file_size, align=align)
+    can_clone = clone and max_file_size is None and (form or format_of(target)) == "caffemodel"
+    align = _alignment(inputs, target, options) if can_clone else 0
+    made = plan(inputs, output, options, form=form, max_file_size=max_file_size, align=align)
+    if prototxt is not None and made.prototxt is None:
+        made = replace(made, prototxt=_text_of_model(made))
     if target == STDOUT:
         transfer.stream(made.parts[0][1], sys.stdout.fileno(), progress)
         if prototxt is not None:
             transfer.publish([_description(prototxt, made)], made.sources)
         return made
-    if prototxt is None and not _is_special(target):
-        prototxt = stem(target) + ".prototxt"
-    files = [File(path, layout, align) for path, layout in made.parts]
+    path = made.parts[0][0]
+    if prototxt is None and made.prototxt is not None and not _is_special(path):
+        prototxt = stem(path if len(made.parts) == 1 else target) + ".prototxt"
+    files = [File(name, layout, made.align) for name, layout in made.parts]
     if prototxt is not None:
         files.insert(0, _description(prototxt, made))
-    _refuse_mixture(target, [file.path for file in files], max_file_size)
+    if max_file_size is not None:
+        _refuse_mixture(path if len(made.parts) == 1 else target, [file.path for file in files])
     transfer.publish(files, made.sources, progress)
     return made
 
@@ -208,7 +244,7 @@ def stem(path: str) -> str:
     return os.path.splitext(path)[0]
 
 
-def _joined(opened: Sequence[Weights]) -> Weights:
+def _joined_weights(opened: Sequence[Weights]) -> Weights:
     """Several checkpoints as one. NetError if a tensor stands in two of them."""
     first, *others = opened
     tensors = dict(first.tensors)
@@ -221,10 +257,46 @@ def _joined(opened: Sequence[Weights]) -> Weights:
     return replace(first, tensors=tensors, sources=tuple(source for weights in opened for source in weights.sources))
 
 
+def join_models(paths: Sequence[Path]) -> Net:
+    """The net whose parts the model files are. NetError if a layer with blobs stands in two of them."""
+    layers: dict[str, Layer] = {}
+    opened = [open_model(path) for path in paths]
+    for net, path in zip(opened, paths, strict=True):
+        for layer in net.layers:
+            known = layers.get(layer.name)
+            if known is not None and known.blobs and layer.blobs:
+                advice = "give only files that are parts of one model"
+                raise NetError(
+                    "stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}", advice=advice
+                )
+            if known is None or layer.blobs:
+                layers[layer.name] = layer
+    return opened[0].with_layers(tuple(layers.values()))
+
+
+def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
+    """Caffe models as one net, in another precision if that is asked for; other options are for checkpoints."""
+    if options != Options(dtype=options.dtype):
+        raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
+    net = join_models(models)
+    if options.dtype is not None:
+        net = precision.store(net, options.dtype)
+        made_with = recorded(net.record)
+        if made_with is not None:
+            whole = json.loads(net.record)
+            whole["options"]["dtype"] = options.dtype
+            net = replace(net, record=_encoded(whole))
+    return net, tuple(LocalFile.at(path) for path in models)
+
+
 def _record(options: Options, sources: Sequence[Source], align: int) -> bytes:
     """What `verify` needs to plan again. Of the sources only what stays the same wherever they lie."""
     identities = [{"name": os.path.basename(source.name), "size": source.size} for source in sources]
     record = {"streamexport": __version__, "options": asdict(options), "align": align, "sources": identities}
+    return _encoded(record)
+
+
+def _encoded(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True).encode()
 
 
@@ -238,46 +310,56 @@ def recorded(record: bytes) -> Options | None:
         return None
 
 
-def _text(net: Net, options: Options, sources: Sequence[Source], notes: Sequence[str], record: bytes) -> str:
+def _text(net: Net, options: Options, sources: Sequence[Source], record: bytes) -> str:
     lines = [f"{net.name}, made by streamexport {__version__}"]
     lines += [f"from {os.path.basename(source.name)}, {source.size} bytes" for source in sources]
-    lines.append(f"dialect {options.dialect}, names {options.names}, weights {options.dtype}")
+    lines.append(f"dialect {options.dialect}, names {options.names}, weights {options.dtype or 'float32'}")
     if net.preprocessing:
         lines.append(f"input: {net.preprocessing}")
-    lines += notes
+    lines += net.notes
     lines.append(f"record: {record.decode()}")
-    return prototxt(net, "\n".join(one_line(line) for line in lines))
+    return prototxt_text(net, "\n".join(one_line(line) for line in lines))
 
 
-def _description(path: str | os.PathLike[str], made: Plan) -> File:
+def _text_of_model(made: Plan) -> str:
+    names = ", ".join(os.path.basename(source.name) for source in made.sources)
+    return prototxt_text(made.net, one_line(f"taken from {names} by streamexport {__version__}"))
+
+
+def _description(path: Path, made: Plan) -> File:
+    assert made.prototxt is not None
     return File(os.fspath(path), Layout.of([Literal(made.prototxt.encode())]))
 
 
-def _consumers(options: Options, layouts: Sequence[Layout]) -> Iterator[str]:
+def _consumers(options: Options, form: str, layouts: Sequence[Layout]) -> Iterator[str]:
     """Who cannot load what is written as it is, and what to do about it."""
     largest = max(layout.size for layout in layouts)
+    if form == "linked":
+        yield "linked: the checkpoint has to stay where and as it is; Caffe reads a shortened one as zeros, without a word"
+    if form != "caffemodel":
+        yield "HDF5: read by Caffe, of any size and in float16 too; not by OpenCV"
+        return
     if options.dtype == "float16":
-        yield "float16: read by OpenCV and NVIDIA's Caffe; stock Caffe aborts on it"
-    if largest > caffemodel.CAFFE_LIMIT:
+        yield "float16 caffemodel: read by OpenCV and NVIDIA's Caffe; stock Caffe aborts on it, but reads float16 HDF5"
+    if largest > CAFFE_LIMIT:
         yield (
-            f"{largest} bytes in one file: stock Caffe and OpenCV stop at {caffemodel.CAFFE_LIMIT};"
-            " for them use --max-file-size caffe, and load the parts one after the other"
+            f"{largest} bytes in one file: stock Caffe and OpenCV stop at {CAFFE_LIMIT};"
+            " use HDF5 (-o NAME.caffemodel.h5) or --max-file-size caffe"
         )
     elif largest > FORK_LIMIT:
-        yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use --max-file-size 512MiB"
-    if options.dialect != "portable":
-        yield f"dialect {options.dialect}: the prototxt is for {READERS[options.dialect]} only"
+        yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or --max-file-size 512MiB"
 
 
-def _alignment(checkpoints: Sequence[str | os.PathLike[str]], target: str, options: Options) -> int:
-    if target == STDOUT or options.dtype != "float32" or _is_special(target):
+def _alignment(inputs: Sequence[Path], target: str, options: Options) -> int:
+    if target == STDOUT or options.dtype == "float16" or _is_special(target):
         return 0
-    directory = os.path.dirname(os.path.realpath(target))
-    return transfer.clone_alignment([LocalFile.at(path) for path in checkpoints], directory)
+    place = os.path.realpath(target)
+    directory = place if os.path.isdir(place) else os.path.dirname(place)
+    return transfer.clone_alignment([LocalFile.at(path) for path in inputs], directory)
 
 
 def _is_special(path: str) -> bool:
-    return os.path.exists(path) and not os.path.isfile(path)
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _part_names(name: str, count: int) -> Iterator[str]:
@@ -290,11 +372,9 @@ def _part_names(name: str, count: int) -> Iterator[str]:
         yield f"{base}-{index:05}-of-{count:05}{name.removeprefix(base)}"
 
 
-def _refuse_mixture(target: str, written: Sequence[str], max_file_size: int | None) -> None:
+def _refuse_mixture(target: str, written: Sequence[str]) -> None:
     """OutputError if parts of an older run would stand among those of this one."""
-    if max_file_size is None:
-        return
-    base, names = Path(stem(target)), {Path(path).name for path in written}
+    base, names = pathlib.Path(stem(target)), {pathlib.Path(path).name for path in written}
     pattern = re.compile(re.escape(base.name) + r"-\d{5}-of-\d{5}" + re.escape(target.removeprefix(stem(target))))
     if base.parent.is_dir():
         for found in sorted(path.name for path in base.parent.iterdir()):

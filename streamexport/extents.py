@@ -46,6 +46,9 @@ class Source(ABC):
     def fileno(self) -> int | None:
         """A descriptor of the kernel's for moves without a copy, or None where there is none."""
 
+    def expect(self, offset: int, length: int) -> None:  # noqa: B027 # a hint: most sources have no use for it
+        """Says that these bytes will be read soon."""
+
     @abstractmethod
     def check(self) -> None:
         """Raises SourceChangedError unless the source still is what it was when its identity was taken."""

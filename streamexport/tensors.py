@@ -4,10 +4,11 @@ A `Tensor` is a view of a storage: an extent, a shape, and strides in elements. 
 it is made. `as_float32` turns it into the bytes of a Caffe blob: the extent itself where the bytes are those already,
 else a computed piece:
 
-- `Elements`: the elements of any view in row-major order (transposed, offset, expanded, or simply contiguous);
+- `Stored`: elements as some piece holds them;
+- `Strided`: the elements of any view in row-major order: transposed, sliced, expanded;
 - `Cast`: the same numbers in another dtype.
 
-Both produce any range on their own, out of buffers whose size does not depend on the tensor's. numpy is imported when
+All produce any range on their own, out of buffers whose size does not depend on the tensor's. numpy is imported when
 the first of them renders.
 """
 
@@ -142,9 +143,10 @@ class Tensor:
                 offset=self.extent.offset,
                 advice="convert it to float32 before saving the checkpoint",
             )
-        if self.dtype is FLOAT32:
-            return self.extent if self.is_contiguous else Elements(self)
-        return Cast(Elements(self), FLOAT32)
+        if self.dtype is FLOAT32 and self.is_contiguous:
+            return self.extent
+        elements = Stored(self.extent, self.dtype, self.name) if self.is_contiguous else Strided(self)
+        return elements if self.dtype is FLOAT32 else Cast(elements, FLOAT32)
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
@@ -194,11 +196,31 @@ class Computed(ABC):
         into[:] = data[start - first * itemsize : stop - first * itemsize]
 
 
-class Elements(Computed):
-    """The elements of a tensor in row-major order, whatever its strides.
+class Stored(Computed):
+    """The elements that a piece holds as they are: the beginning of a chain of computations."""
 
-    A range of a strided view is cut into boxes (at most two per dimension and one more); each box is read in runs that
-    lie close together in the source, `BUFFER` bytes at most at a time.
+    def __init__(self, values: Piece, dtype: DType, name: str) -> None:
+        self.values, self.dtype, self.name, self.count = values, dtype, name, values.size // dtype.itemsize
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.values.sources
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        array = np.empty(last - first, self.dtype.code)
+        if array.size:
+            itemsize = self.dtype.itemsize
+            self.values.render(first * itemsize, last * itemsize, array.data.cast("B"))
+        return array
+
+
+class Strided(Computed):
+    """The elements of a view in row-major order, whatever its strides.
+
+    A range is cut into boxes (at most two per dimension and one more); each box is read in runs that lie close together
+    in the source, `BUFFER` bytes at most at a time.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -212,12 +234,8 @@ class Elements(Computed):
         import numpy as np
 
         array = np.empty(last - first, self.dtype.code)
-        if self.tensor.is_contiguous:
-            itemsize = self.dtype.itemsize
-            self.tensor.extent.render(first * itemsize, last * itemsize, array.data.cast("B"))
-            return array
         at = 0
-        for corner, shape in _boxes(self.tensor.shape, first, last):
+        for corner, shape in boxes(self.tensor.shape, first, last):
             size = prod(shape)
             start = sum(index * stride for index, stride in zip(corner, self.tensor.strides, strict=True))
             self._read_box(start, array[at : at + size].reshape(shape))
@@ -283,7 +301,7 @@ class Cast(Computed):
         )
 
 
-def _boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+def boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Cuts the row-major range [first, last) of an index space into boxes in order: (corner, shape) of each."""
     if first == last:
         return
@@ -293,12 +311,12 @@ def _boxes(shape: Sequence[int], first: int, last: int) -> Iterator[tuple[tuple[
     row = prod(shape[1:])
     head, tail = -(-first // row), last // row  # the rows [head, tail) are whole
     if head > tail:  # all of it lies within one row
-        for corner, box in _boxes(shape[1:], first - tail * row, last - tail * row):
+        for corner, box in boxes(shape[1:], first - tail * row, last - tail * row):
             yield (tail, *corner), (1, *box)
         return
-    for corner, box in _boxes(shape[1:], first - (head - 1) * row, row) if first < head * row else ():
+    for corner, box in boxes(shape[1:], first - (head - 1) * row, row) if first < head * row else ():
         yield (head - 1, *corner), (1, *box)
     if head < tail:
         yield (head, *(0 for _ in shape[1:])), (tail - head, *shape[1:])
-    for corner, box in _boxes(shape[1:], 0, last - tail * row):
+    for corner, box in boxes(shape[1:], 0, last - tail * row):
         yield (tail, *corner), (1, *box)

@@ -232,6 +232,9 @@ def _copy(layout: Layout, start: int, stop: int, target: int, progress: Progress
     buffer = memoryview(bytearray(BUFFER))
     for begin in range(start, stop, SPAN):
         end = min(begin + SPAN, stop)
+        for piece, first, last in layout.parts(end, min(end + SPAN, stop)):
+            if isinstance(piece, Extent):
+                piece.source.expect(piece.offset + first, last - first)
         for at, part in _rendered(layout, begin, end, buffer):
             while part:
                 count = os.pwrite(target, part, at)

@@ -16,7 +16,7 @@ from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.readers import open_model
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import DTYPES, FLOAT16, FLOAT64
-from streamexport.writers import caffemodel, wire
+from streamexport.writers import caffemodel, shards, wire
 
 VARINTS = [
     (0, "00"),
@@ -129,10 +129,14 @@ def test_padding_brings_large_blobs_to_their_place_and_is_skipped(tmp_path, alig
     assert padded == caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net, b"{}")))
 
 
+def split(net: Net, limit: int, record: bytes = b"") -> list[Net]:
+    return shards.split(net, limit, caffemodel.file_overhead(net, record), caffemodel.layer_size)
+
+
 def test_parts_are_as_large_as_allowed_and_together_the_whole():
     layers = tuple(Layer(f"l{n}", "X", (), (), blobs=(blob(np.full(n * 10, n)),)) for n in range(1, 20))
     net, limit = Net("net", layers), 1500
-    parts = caffemodel.split(net, limit, b"{}")
+    parts = split(net, limit, b"{}")
     layouts = [caffemodel.layout(part, b"{}") for part in parts]
     assert len(parts) > 3
     assert all(layout.size <= limit for layout in layouts)
@@ -140,11 +144,11 @@ def test_parts_are_as_large_as_allowed_and_together_the_whole():
         assert layout.size + wire.size(caffemodel.layer_field(following.layers[0])) > limit
     joined = caffe_pb2.NetParameter.FromString(b"".join(map(rendered, layouts)))
     assert list(joined.layer) == list(caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net))).layer)
-    assert caffemodel.split(net, caffemodel.CAFFE_LIMIT) == [net]
+    assert split(net, caffemodel.CAFFE_LIMIT) == [net]
     smallest = max(caffemodel.layout(Net("net", (layer,)), b"{}").size for layer in layers)
-    assert max(caffemodel.layout(p, b"{}").size for p in caffemodel.split(net, smallest, b"{}")) == smallest
+    assert max(caffemodel.layout(p, b"{}").size for p in split(net, smallest, b"{}")) == smallest
     with pytest.raises(LimitError, match=f"layer l19: needs a file of {smallest} bytes, the limit is {smallest - 1}"):
-        caffemodel.split(net, smallest - 1, b"{}")
+        split(net, smallest - 1, b"{}")
 
 
 # Reading

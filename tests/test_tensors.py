@@ -12,7 +12,7 @@ from test_extents import rendered
 from streamexport.errors import LimitError, TensorError
 from streamexport.extents import BUFFER, Extent
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Elements, Tensor
+from streamexport.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Stored, Tensor
 
 
 def storage(tmp_path, array: np.ndarray) -> Extent:
@@ -98,7 +98,7 @@ def test_a_value_that_overflows_half_is_named_and_infinity_stays(tmp_path):
     for values, refused in (([1.0, 65504.0, np.inf, np.nan], False), ([1.0, 65520.0], True)):
         held = storage(tmp_path, np.array(values, "<f4"))
         tensor = Tensor.in_storage("w", FLOAT32, (len(values),), (1,), held)
-        cast = Cast(Elements(tensor), FLOAT16)
+        cast = Cast(Stored(tensor.extent, FLOAT32, tensor.name), FLOAT16)
         if refused:
             with pytest.raises(LimitError, match="w: element 1 is 65520, too large for float16"):
                 rendered(cast)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..convert import Options
-from ..passes import dialects, naming, precision
+from ..passes import dialects, folding, naming, precision
 from ..writers.caffemodel import CAFFE_LIMIT
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -30,6 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=naming.STYLES,
     )
     add("--dtype", "of convolution and inner-product weights (default: float32)", choices=precision.STORED)
+    add("--fold-batchnorm", "merge BatchNorm and Scale into the convolutions", action="store_true")
+    add("--input-order", "of the image's channels (default: rgb)", choices=folding.ORDERS)
+    add("--fold-input-scale", "take pixels 0..255 less their mean: no division is left", action="store_true")
     add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
     add("--no-softmax", "leave out the softmax at the end", dest="softmax", action="store_false")
     add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape)

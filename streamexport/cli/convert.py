@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from .. import nets
+from .. import nets, writers
 from ..convert import STDOUT, Plan, convert, plan
 from ..errors import NetError, OutputError, one_line
 from . import arguments
@@ -17,16 +17,25 @@ from . import arguments
 def register(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
-        help="a checkpoint to a Caffe model and its prototxt",
+        help="a checkpoint to a Caffe model and its prototxt; or a model to another format",
         description="Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model.",
     )
     parser.add_argument(
-        "checkpoints", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one model"
+        "inputs", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one; or Caffe models"
     )
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("-o", "--output", metavar="OUTPUT", help="the model file; - for standard output")
-    target.add_argument("--save-root", metavar="DIR", help="write DIR/NET.caffemodel and DIR/NET.prototxt")
+    target.add_argument(
+        "-o", "--output", metavar="OUTPUT", help="the model file; DIR/ for a name after the net; - for stdout"
+    )
+    target.add_argument(
+        "--save-root", metavar="DIR", help="make DIR and write NET.caffemodel, or .h5, and NET.prototxt there"
+    )
     arguments.add_options(parser)
+    parser.add_argument(
+        "--format",
+        choices=writers.FORMATS,
+        help="by default what OUTPUT's suffix says: HDF5 for .h5; linked: HDF5 of links",
+    )
     parser.add_argument("--prototxt", metavar="FILE", help="where the description goes (default: beside the output)")
     parser.add_argument(
         "--max-file-size",
@@ -42,23 +51,26 @@ def register(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     options = arguments.chosen(given)
-    if not given.checkpoints:
+    if not given.inputs:
         raise NetError("no checkpoint is given", advice=_where_to_get(options.net))
-    output = given.output or os.path.join(given.save_root, _stem(given) + ".caffemodel")
+    if given.save_root and options.net == nets.AUTO:
+        raise NetError("--save-root names files after the net", advice="name it with --net")
+    output = given.output or os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
     if given.dry_run:
-        _print_plan(plan(given.checkpoints, output, options, max_file_size=given.max_file_size))
+        _print_plan(plan(given.inputs, output, options, form=given.format, max_file_size=given.max_file_size))
         return 0
     if given.save_root:
         os.makedirs(given.save_root, exist_ok=True)
     start = time.monotonic()
-    total = sum(os.stat(path).st_size for path in given.checkpoints if os.path.exists(path))
+    total = sum(os.stat(path).st_size for path in given.inputs if os.path.exists(path))
     with arguments.progress(total, "converting", given.quiet) as progress:
         made = convert(
-            given.checkpoints,
+            given.inputs,
             output,
             options,
+            form=given.format,
             prototxt=given.prototxt,
             max_file_size=given.max_file_size,
             clone=given.clone,
@@ -72,13 +84,6 @@ def run(given: argparse.Namespace) -> int:
         line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
         print(f"streamexport: {one_line(line)}", file=sys.stderr)
     return 0
-
-
-def _stem(given: argparse.Namespace) -> str:
-    """What files are called that --save-root writes: the net as the user called it."""
-    if getattr(given, "net", nets.AUTO) == nets.AUTO:
-        raise NetError("--save-root names files after the net", advice="name it with --net")
-    return str(given.net)
 
 
 def _where_to_get(net: str) -> str:

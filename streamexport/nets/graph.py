@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from ..extents import Piece
-from ..tensors import FLOAT32, DType
+from ..tensors import FLOAT32, Computed, DType, Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,13 @@ class Blob:
         return prod(self.shape)
 
 
+def computed(blob: Blob) -> Computed:
+    """A blob's values as something to compute with."""
+    if isinstance(blob.values, Computed):
+        return blob.values
+    return Stored(blob.values, blob.dtype, ", ".join(blob.origin))
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A layer of LayerParameter.
@@ -58,14 +65,19 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What a net expects of its input: pixels as 0…1, minus mean, divided by deviation, channels in `order`."""
+    """What a net expects of its input: channels in `order`, pixels from 0 to `white`, minus mean, divided by deviation.
+
+    Mean and deviation are those of the channels in their order. No deviation: nothing is to be divided.
+    """
 
     order: str
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    deviation: tuple[float, ...] = ()
+    white: int = 1
 
     def __str__(self) -> str:
-        return f"{self.order}, pixels 0..1, minus mean {list(self.mean)}, divided by deviation {list(self.deviation)}"
+        divided = f", divided by deviation {list(self.deviation)}" if self.deviation else ""
+        return f"{self.order}, pixels 0..{self.white}, minus mean {list(self.mean)}{divided}"
 
 
 @dataclass(frozen=True)

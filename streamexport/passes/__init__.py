@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from ..nets.graph import Net
-from . import cutting, dialects, naming, precision
+from . import cutting, dialects, folding, naming, precision
 
 
 def apply(
-    net: Net, *, dialect: str = "portable", end: str | None = None, softmax: bool = True, dtype: str, names: str
+    net: Net,
+    *,
+    dialect: str = "portable",
+    fold_batchnorm: bool = False,
+    input_order: str = "rgb",
+    fold_input_scale: bool = False,
+    end: str | None = None,
+    softmax: bool = True,
+    dtype: str = "float32",
+    names: str = "torch",
 ) -> Net:
-    """Dialect, cutting, precision, and naming, last of all, so that all others speak of modules by torch's names."""
+    """Dialect, folding, input, cutting, precision, and naming, last of all: all others speak of modules by torch's names."""
     net = dialects.express(net, dialect)
+    if fold_batchnorm:
+        net = folding.fold_batchnorm(net)
+    net = folding.for_pixels(net, input_order, fold_input_scale)
     if end is not None:
         net = cutting.cut(net, end)
     elif not softmax:

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..extents import Extent
-from ..nets.graph import Blob, Layer, Net
-from ..tensors import FLOAT16, Cast, Computed, Elements, Tensor, contiguous_strides
+from ..nets.graph import Blob, Layer, Net, computed
+from ..tensors import FLOAT16, FLOAT32, Cast, DType
 
 STORED = ("float32", "float16")
 LARGE = ("Convolution", "InnerProduct")
 
 
 def store(net: Net, dtype: str) -> Net:
-    """The net with the weights of its convolutions and inner products in `dtype`.
+    """The net with its blobs in float32, or with the weights of its convolutions and inner products in float16.
 
-    Biases, BatchNorm and Scale stay in float32: they are small, and variances do not fit into half floats.
+    Biases, BatchNorm and Scale stay as they are: they are small, and variances do not fit into half floats.
     """
-    if dtype == "float32":
-        return net
-    return net.with_layers(tuple(_stored(layer) if layer.type in LARGE else layer for layer in net.layers))
+    change = _single if dtype == "float32" else _half
+    return net.with_layers(tuple(change(layer) for layer in net.layers))
 
 
-def _stored(layer: Layer) -> Layer:
+def _single(layer: Layer) -> Layer:
+    if all(blob.dtype is FLOAT32 for blob in layer.blobs):
+        return layer
+    return replace(layer, blobs=tuple(_cast(blob, FLOAT32) for blob in layer.blobs))
+
+
+def _half(layer: Layer) -> Layer:
+    # Models that other programs wrote as HDF5 do not say what a layer is: there, what has two axes and more.
+    if layer.type not in LARGE and (layer.type or not layer.blobs or len(layer.blobs[0].shape) < 2):
+        return layer
     weight, *rest = layer.blobs
-    return replace(layer, blobs=(_half(weight), *rest))
+    return replace(layer, blobs=(_cast(weight, FLOAT16), *rest))
 
 
-def _half(blob: Blob) -> Blob:
-    values = blob.values
-    if isinstance(values, Extent):
-        name = ", ".join(blob.origin)
-        values = Elements(Tensor(name, blob.dtype, blob.shape, contiguous_strides(blob.shape), values))
-    assert isinstance(values, Computed)
-    return replace(blob, values=Cast(values, FLOAT16), dtype=FLOAT16)
+def _cast(blob: Blob, dtype: DType) -> Blob:
+    return blob if blob.dtype is dtype else replace(blob, values=Cast(computed(blob), dtype), dtype=dtype)

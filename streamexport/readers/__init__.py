@@ -16,10 +16,9 @@ from ..extents import Source
 from ..nets.graph import Net
 from ..sources.local import LocalFile
 from ..tensors import Tensor
-from . import caffemodel, safetensors, state_dict, torch_legacy, torch_zip
+from . import caffemodel, hdf5, safetensors, state_dict, torch_legacy, torch_zip
 
 INDEX_LIMIT = 64 << 20
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -62,22 +61,29 @@ def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weight
 
 
 def open_model(path: str | os.PathLike[str]) -> Net:
-    """Opens a binary caffemodel as a `Net`: parameters unread, blobs as extents. Reads headers only.
+    """Opens a Caffe model, a binary caffemodel or HDF5, as a `Net`: parameters unread, blobs as extents.
 
-    Raises SourceError, and FormatError where the file is something else or malformed.
+    Reads headers only. Raises SourceError, and FormatError where the file is something else or malformed.
     """
     source = LocalFile.at(path)
     head = _head(source)
-    if torch_legacy.recognises(head) or torch_zip.recognises(head) or safetensors.recognises(head):
+    if _is_checkpoint(head):
         raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
-    if not caffemodel.recognises(head):
-        raise FormatError("is not a binary caffemodel", file=source.name, offset=0)
-    return caffemodel.read(source)
+    if hdf5.recognises(head):
+        return hdf5.read(source)
+    if caffemodel.recognises(head):
+        return caffemodel.read(source)
+    raise FormatError("is neither a binary caffemodel nor HDF5", file=source.name, offset=0)
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like a Caffe model rather than a checkpoint."""
-    return caffemodel.recognises(_head(LocalFile.at(path)))
+    head = _head(LocalFile.at(path))
+    return not _is_checkpoint(head) and (hdf5.recognises(head) or caffemodel.recognises(head))
+
+
+def _is_checkpoint(head: bytes) -> bool:
+    return any(module.recognises(head) for module in (torch_legacy, torch_zip, safetensors))
 
 
 def _head(source: Source) -> bytes:
@@ -98,7 +104,7 @@ def _open(source: Source, key: str | None, is_shard: bool = False) -> Weights:
         return Weights(safetensors.read(source), "safetensors", "", (source,))
     if head.lstrip()[:1] == b"{" and not is_shard:
         return _open_sharded(source, key)
-    if head.startswith(HDF5_MAGIC) or caffemodel.recognises(head):
+    if hdf5.recognises(head) or caffemodel.recognises(head):
         raise FormatError("is a Caffe model, not a checkpoint", file=source.name)
     raise FormatError(
         "is not a torch checkpoint, a safetensors file or an index.json",

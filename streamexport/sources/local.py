@@ -65,6 +65,10 @@ class LocalFile(Source):
             offset += count
             into = into[count:]
 
+    def expect(self, offset: int, length: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor.number, offset, length, os.POSIX_FADV_WILLNEED)
+
     def check(self) -> None:
         try:
             found = os.stat(self.name)

@@ -53,26 +53,14 @@ def layout(net: Net, record: bytes = b"", align: int = 0) -> Layout:
     return Layout.of(pieces)
 
 
-def split(net: Net, limit: int, record: bytes = b"") -> list[Net]:
-    """The net cut at layer boundaries into parts whose files hold at most `limit` bytes each.
+def layer_size(layer: Layer) -> int:
+    """Bytes that a layer adds to a file."""
+    return size(layer_field(layer))
 
-    LimitError names the first layer that does not fit into a file of its own.
-    """
-    overhead = size(_name(net)) + size(net.unread) + size(_record(record))
-    parts: list[list[Layer]] = [[]]
-    used = overhead
-    for layer in net.layers:
-        length = size(layer_field(layer))
-        if used + length > limit and parts[-1]:
-            parts.append([])
-            used = overhead
-        if used + length > limit:
-            raise LimitError(
-                f"needs a file of {used + length} bytes, the limit is {limit}", tensor=f"layer {layer.name}"
-            )
-        parts[-1].append(layer)
-        used += length
-    return [net.with_layers(tuple(part)) for part in parts]
+
+def file_overhead(net: Net, record: bytes) -> int:
+    """Bytes of a file without layers."""
+    return size(_name(net)) + size(net.unread) + size(_record(record))
 
 
 def layer_field(layer: Layer) -> list[Piece]:

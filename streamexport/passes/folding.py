@@ -1,0 +1,188 @@
+"""Arithmetic that is done once, in the weights, instead of for every input.
+
+`fold_batchnorm` merges BatchNorm and Scale into the convolution before them. With mean m, variance v (both divided by
+BatchNorm's third blob), scale g and bias b, and a convolution with weights W and bias c, all per output channel:
+
+    s = g / sqrt(v + eps)        W' = W s        c' = b + (c - m) s
+
+`for_pixels` changes the order of the first convolution's input channels and takes in the scaling of the input. A mean is
+left to the caller: zeros that pad a normalised image are pixels of the mean's colour, which no weights can imitate.
+
+All of it is computed in float64, for the range of channels that is asked for, and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NetError
+from ..extents import Source
+from ..nets.graph import Blob, Layer, Net, computed
+from ..tensors import FLOAT32, FLOAT64, Cast, Computed
+
+if TYPE_CHECKING:
+    from ..tensors import Array
+
+ORDERS = ("rgb", "bgr")
+
+
+def fold_batchnorm(net: Net) -> Net:
+    """The net without the BatchNorm and Scale layers that follow convolutions."""
+    consumers: dict[str, list[Layer]] = {}
+    for layer in net.layers:
+        for bottom in layer.bottoms:
+            consumers.setdefault(bottom, []).append(layer)
+
+    def follower(layer: Layer, kind: str) -> Layer | None:
+        """The layer of that type that alone takes what `layer` makes."""
+        taking = consumers.get(layer.tops[0], [])
+        return taking[0] if len(taking) == 1 and taking[0].type == kind else None
+
+    merged: dict[str, Layer | None] = {}
+    for layer in net.layers:
+        norm = follower(layer, "BatchNorm") if layer.type == "Convolution" else None
+        scale = follower(norm, "Scale") if norm else None
+        if norm and scale:
+            merged |= {layer.name: _merged(layer, norm, scale), norm.name: None, scale.name: None}
+    layers = (merged.get(layer.name, layer) for layer in net.layers)
+    return net.with_layers(tuple(layer for layer in layers if layer is not None))
+
+
+def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
+    """The net for inputs whose channels are in `order`; with `fold_scale`, for pixels 0…255 less their mean.
+
+    NetError if it is not known what the net expects now.
+    """
+    if order == "rgb" and not fold_scale:
+        return net
+    first = next((layer for layer in net.layers if layer.type == "Convolution"), None)
+    expected = net.preprocessing
+    if expected is None or first is None or expected.order != "RGB":
+        raise NetError("the net takes no RGB image, so its input cannot be changed to another order or scale")
+    mean, deviation = expected.mean, expected.deviation
+    factors = [1 / (255 * value) for value in deviation] if fold_scale else [1.0] * len(mean)
+    expected = replace(expected, mean=tuple(255 * m for m in mean), deviation=(), white=255) if fold_scale else expected
+    reverse = order == "bgr"
+    if reverse:
+        expected = replace(expected, order="BGR", mean=expected.mean[::-1], deviation=expected.deviation[::-1])
+    weight, *rest = first.blobs
+    values = Cast(InputChannels(computed(weight), weight.shape, factors, reverse), FLOAT32)
+    changed = replace(first, blobs=(replace(weight, values=values), *rest))
+    layers = tuple(changed if layer is first else layer for layer in net.layers)
+    return replace(net, layers=layers, preprocessing=expected)
+
+
+def _merged(layer: Layer, norm: Layer, scale: Layer) -> Layer:
+    parameters = layer.parameters["convolution_param"]
+    weight, *biases = layer.blobs
+    statistics = Statistics(norm, scale)
+    folded = Cast(PerChannel(computed(weight), statistics, prod(weight.shape[1:])), FLOAT32)
+    bias = Cast(FoldedBias(statistics, computed(biases[0]) if biases else None), FLOAT32)
+    origin = tuple(name for part in (norm, scale) for blob in part.blobs for name in blob.origin)
+    blobs = (
+        replace(weight, values=folded, origin=weight.origin + origin),
+        Blob((weight.shape[0],), bias, origin=tuple(name for blob in biases for name in blob.origin) + origin),
+    )
+    with_bias: Mapping[str, Any] = {"convolution_param": {**parameters, "bias_term": True}}
+    return replace(layer, tops=scale.tops, parameters=with_bias, blobs=blobs)
+
+
+class Statistics(Computed):
+    """By what each channel is multiplied: g / sqrt(v + eps), in float64."""
+
+    dtype = FLOAT64
+
+    def __init__(self, norm: Layer, scale: Layer) -> None:
+        self.mean, self.variance, self.factor = map(computed, norm.blobs)
+        self.scale, self.bias = map(computed, scale.blobs)
+        self.epsilon = norm.parameters["batch_norm_param"]["eps"]
+        self.name, self.count = norm.name, self.scale.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return _sources(self.mean, self.variance, self.factor, self.scale, self.bias)
+
+    def elements(self, first: int, last: int) -> Array:
+        variance = self.over_factor(self.variance, first, last)
+        multiplied: Array = self.scale.elements(first, last) / (variance + self.epsilon) ** 0.5
+        return multiplied
+
+    def over_factor(self, values: Computed, first: int, last: int) -> Array:
+        """Mean or variance of channels [first, last): divided by the third blob, or zero where that is zero."""
+        factor = float(self.factor.elements(0, 1)[0])
+        divided: Array = values.elements(first, last).astype("<f8") * (1 / factor if factor else 0.0)
+        return divided
+
+
+class PerChannel(Computed):
+    """Values multiplied by a number for each output channel, in float64."""
+
+    dtype = FLOAT64
+
+    def __init__(self, values: Computed, channels: Computed, per_channel: int) -> None:
+        self.values, self.channels, self.per_channel = values, channels, per_channel
+        self.name, self.count = values.name, values.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return _sources(self.values, self.channels)
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        begin, end = first // self.per_channel, -(-last // self.per_channel)
+        edges = np.clip(np.arange(begin, end + 1) * self.per_channel, first, last)
+        factors = np.repeat(self.channels.elements(begin, end), np.diff(edges))
+        factors *= self.values.elements(first, last)
+        return factors
+
+
+class FoldedBias(Computed):
+    """b + (c - m) s, in float64."""
+
+    dtype = FLOAT64
+
+    def __init__(self, statistics: Statistics, bias: Computed | None) -> None:
+        self.statistics, self.bias, self.name, self.count = statistics, bias, statistics.name, statistics.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return _sources(self.statistics, *([self.bias] if self.bias else []))
+
+    def elements(self, first: int, last: int) -> Array:
+        own = self.bias.elements(first, last).astype("<f8") if self.bias else 0.0
+        centred = own - self.statistics.over_factor(self.statistics.mean, first, last)
+        folded: Array = self.statistics.bias.elements(first, last) + centred * self.statistics.elements(first, last)
+        return folded
+
+
+class InputChannels(Computed):
+    """A convolution's weights, each input channel multiplied by its factor, and the channels in reverse if asked for."""
+
+    dtype = FLOAT64
+
+    def __init__(self, values: Computed, shape: Sequence[int], factors: Sequence[float], reverse: bool) -> None:
+        self.values, self.channels, self.kernel = values, shape[1], prod(shape[2:])
+        self.factors, self.reverse = factors, reverse
+        self.name, self.count = values.name, values.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.values.sources
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        row = self.channels * self.kernel  # of one output channel: a few hundred elements in a first convolution
+        begin, end = first // row, -(-last // row)
+        rows = self.values.elements(begin * row, end * row).reshape(end - begin, self.channels, self.kernel)
+        scaled = rows * np.array(self.factors)[:, None]
+        ordered: Array = scaled[:, ::-1] if self.reverse else scaled
+        return ordered.reshape(-1)[first - begin * row : last - begin * row]
+
+
+def _sources(*parts: Computed) -> tuple[Source, ...]:
+    return tuple(dict.fromkeys(source for part in parts for source in part.sources))
