@@ -108,23 +108,7 @@ def open_engine(
     """
     if name not in ENGINES:
         raise EngineError(f"there is no engine {name!r}", advice=f"choose from {', '.join(ENGINES)}")
-    if name != "stream":  # which does so itself
-        _check_models(net, models)
     return ENGINES[name](net, models, caffe_python)
-
-
-def _check_models(net: Interface, models: Sequence[str]) -> None:
-    """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
-    from .caffe.semantics import infer
-    from .forward import parameters
-
-    if any(map(_is_hdf5, models)):  # which `open_model` does not read
-        return
-    try:
-        steps = infer(read_prototxt(net.prototxt, strict=True))
-    except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
-        return
-    parameters(steps, models)
 
 
 @contextmanager
@@ -132,6 +116,18 @@ def _stream(net: Interface, models: Sequence[str], _: str | None) -> Iterator[Co
     from .forward import forward
 
     yield lambda batch: forward(net.prototxt, models, {net.input: batch}, (net.output,))[net.output]
+
+
+def _check_models(net: Interface, models: Sequence[str]) -> None:
+    """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
+    from .caffe.semantics import infer
+    from .forward import parameters
+
+    try:
+        steps = infer(read_prototxt(net.prototxt, strict=True))
+    except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
+        return
+    parameters(steps, models)
 
 
 @contextmanager
@@ -146,6 +142,7 @@ def _opencv(net: Interface, models: Sequence[str], _: str | None) -> Iterator[Co
     (model,) = models if len(models) == 1 else _refuse_parts(models)
     if _is_hdf5(model):
         raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
+    _check_models(net, models)
     try:
         loaded = cv2.dnn.readNetFromCaffe(net.prototxt, model)
     except cv2.error as error:
@@ -168,11 +165,11 @@ def _refuse_parts(models: Sequence[str]) -> tuple[str]:
 
 
 def _is_hdf5(path: str) -> bool:
-    from .readers import HDF5_MAGIC
+    from .readers import hdf5
     from .sources.local import LocalFile
 
     source = LocalFile.at(path)
-    return source.read(0, min(source.size, len(HDF5_MAGIC))) == HDF5_MAGIC
+    return hdf5.recognises(source.read(0, min(source.size, 512)))
 
 
 def _reason(error: Exception) -> str:
@@ -188,6 +185,7 @@ def _caffe(net: Interface, models: Sequence[str], python: str | None) -> Iterato
     import tempfile
 
     python = python or os.environ.get(CAFFE_PYTHON) or _own_caffe()
+    _check_models(net, models)
     command = [python, str(Path(worker.__file__)), net.prototxt, net.input, net.output, *models]
     with tempfile.TemporaryFile() as log:
         quiet = {**os.environ, "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}  # errors, on standard error
