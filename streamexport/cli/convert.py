@@ -55,7 +55,7 @@ def run(given: argparse.Namespace) -> int:
         raise NetError("no checkpoint is given", advice=_where_to_get(options.net))
     if given.save_root and options.net == nets.AUTO:
         raise NetError("--save-root names files after the net", advice="name it with --net")
-    output = given.output or os.path.join(given.save_root, "")
+    output = given.output if given.output is not None else os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
     if given.dry_run:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from ..convert import recorded
 from ..errors import one_line
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
@@ -34,12 +36,14 @@ def run(given: argparse.Namespace) -> int:
     elif "layers" in described:
         rows = [_layer_row(layer) for layer in described["layers"]]
         _print_table(("layer", "type", "dtype", "shapes", "bytes"), rows)
-        print(f"{described['name']}: {arguments.plural(len(rows), 'layer')}, {described['bytes']} bytes of blobs")
+        print(
+            f"{one_line(described['name'])}: {arguments.plural(len(rows), 'layer')}, {described['bytes']} bytes of blobs"
+        )
     else:
         tensors = described["tensors"]
         rows = [(t["name"], t["dtype"], _dims(t["shape"]), t["layout"], str(t["bytes"])) for t in tensors]
         _print_table(("tensor", "dtype", "shape", "layout", "bytes"), rows)
-        key = f", state dict {described['key']}" if described["key"] else ""
+        key = f", state dict {one_line(described['key'])}" if described["key"] else ""
         print(f"{described['format']}{key}: {arguments.plural(len(rows), 'tensor')}, {described['bytes']} bytes")
     return 0
 
@@ -74,8 +78,9 @@ def _model(net: Net) -> dict[str, Any]:
         }
         for layer in net.layers
     ]
-    record = json.loads(net.record) if net.record else None
-    return {"format": "caffemodel", "name": net.name, "bytes": net.payload, "record": record, "layers": layers}
+    options = recorded(net.record)
+    made_with = asdict(options) if options else None
+    return {"format": "caffemodel", "name": net.name, "bytes": net.payload, "options": made_with, "layers": layers}
 
 
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
@@ -91,7 +96,7 @@ def _dims(shape: Sequence[int]) -> str:
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as what they hold; the last one, of numbers, to the right."""
     lines = [[one_line(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [min(60, max(map(len, column))) for column in zip(*lines, strict=True)]  # one long name must not pad all
     for line in lines:
         print("  ".join(_padded(line, widths)).rstrip())
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from math import prod
 
 from ..errors import NetError
 from ..tensors import Tensor
-from .graph import Net
+from .graph import LARGEST, Net
 from .resnet import COUNTER, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 AUTO = "auto"
@@ -96,10 +97,9 @@ def _first(items: list[str]) -> str:
 
 
 def _input(net: ResNet, shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:
-    if shape is None:
-        return 1, net.channels, *DEFAULT_SIZE
-    if len(shape) != 4 or min(shape) < 1 or shape[1] != net.channels:
+    shape = (1, net.channels, *DEFAULT_SIZE) if shape is None else shape
+    if len(shape) != 4 or min(shape) < 1 or prod(shape) > LARGEST or shape[1] != net.channels:
         what = f"input shape {list(shape)} does not fit {net.name}"
-        raise NetError(what, advice=f"it takes N,{net.channels},H,W")
+        raise NetError(what, advice=f"it takes N,{net.channels},H,W, not more than {LARGEST} numbers")
     batch, channels, height, width = shape
     return batch, channels, height, width

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from ..extents import Piece
+from ..errors import LimitError
+from ..extents import Piece, Source
 from ..tensors import FLOAT32, Computed, DType, Stored
+
+LARGEST = 2**31 - 1
+"""Elements of a blob: Caffe counts them with an int."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,10 @@ class Blob:
     origin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.count > LARGEST:
+            raise LimitError(
+                f"has {self.count} elements, Caffe's blobs hold {LARGEST}", tensor=", ".join(self.origin) or None
+            )
         if self.values.size != self.count * self.dtype.itemsize:
             raise ValueError(f"blob of shape {self.shape} has {self.values.size} bytes ({self.origin})")
 
@@ -100,6 +108,11 @@ class Net:
 
     def with_layers(self, layers: tuple[Layer, ...]) -> Net:
         return replace(self, layers=layers)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its blobs come from."""
+        return tuple(dict.fromkeys(s for layer in self.layers for blob in layer.blobs for s in blob.values.sources))
 
     @property
     def payload(self) -> int:

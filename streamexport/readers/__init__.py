@@ -83,7 +83,7 @@ def is_model(path: str | os.PathLike[str]) -> bool:
 
 
 def _is_checkpoint(head: bytes) -> bool:
-    return any(module.recognises(head) for module in (torch_legacy, torch_zip, safetensors))
+    return head.lstrip()[:1] == b"{" or any(m.recognises(head) for m in (torch_legacy, torch_zip, safetensors))
 
 
 def _head(source: Source) -> bytes:

@@ -26,7 +26,7 @@ from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Layout, Literal, Piece, Source
 from ..nets.graph import Blob, Layer, Net
-from ..tensors import FLOAT16, FLOAT32, FLOAT64, Computed, DType
+from ..tensors import DTYPES, FLOAT16, FLOAT32, FLOAT64, Computed, DType
 from .cursor import WINDOW, Cursor
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 LAYERS_V1 = 2  # NetParameter.layers
+MOST_LAYERS = 100_000
 SMALL = 1 << 20  # bytes that a name, a shape or the record may take
 
 
@@ -77,6 +78,8 @@ class _Reader:
                 record = self.small(field)
             elif field.number != NetParameter.STREAMEXPORT_PADDING_FIELD_NUMBER:
                 unread.append(self.extent(field.start, field.end))
+            if len(layers) > MOST_LAYERS:
+                self.fail(f"has more than {MOST_LAYERS} layers", field)
         return Net(name, tuple(layers), unread=Layout.of(unread).pieces, record=record)
 
     def layer(self, outer: Field) -> Layer:
@@ -117,34 +120,45 @@ class _Reader:
     def blob(self, outer: Field) -> Blob:
         shape: list[int] = []
         old = dict[int, int]()
-        kind, values = FLOAT32, list[Piece]()
-        raw_type: int = BlobProto.FLOAT
+        values: dict[str, list[Piece]] = {}
+        raw_type: int = BlobProto.DOUBLE  # protobuf's default: the first of its enumeration
+        raw: Field | None = None
         for field in self.inside(outer):
             if field.number in (1, 2, 3, 4) and field.type == VARINT:
                 old[field.number] = field.value
             elif field.number == BlobProto.SHAPE_FIELD_NUMBER:
                 shape += self.dimensions(field)
             elif field.number == BlobProto.DATA_FIELD_NUMBER:
-                values.append(self.packed_or_not(field, FLOAT32, outer.end))
+                values.setdefault("float32", []).append(self.packed_or_not(field, FLOAT32, outer.end))
             elif field.number == BlobProto.DOUBLE_DATA_FIELD_NUMBER:
-                kind = FLOAT64
-                values.append(self.packed_or_not(field, FLOAT64, outer.end))
+                values.setdefault("float64", []).append(self.packed_or_not(field, FLOAT64, outer.end))
             elif field.number == BlobProto.RAW_DATA_TYPE_FIELD_NUMBER:
                 raw_type = field.value
-            elif field.number == BlobProto.RAW_DATA_FIELD_NUMBER:
-                kind = _RAW_TYPES.get(raw_type) or self.fail(f"raw_data of type {raw_type} is not known", field)
-                values.append(self.extent(field.body, field.end))
-        if old:
-            shape = [old.get(number, 0) for number in (1, 2, 3, 4)]
-        elements = sum(piece.size for piece in values)
-        if prod(shape) * kind.itemsize != elements:
-            self.fail(f"blob of shape {shape} holds {elements} bytes of {kind.name}", outer)
-        return Blob(tuple(shape), values[0] if len(values) == 1 else Layout.of(values), kind)
+            elif field.number == BlobProto.RAW_DATA_FIELD_NUMBER and field.type == DELIMITED:
+                raw = field  # of several, the last one counts
+        if raw is not None:
+            dtype = _RAW_TYPES.get(raw_type) or self.fail(f"raw_data of type {raw_type} is not known", raw)
+            values.setdefault("raw", []).append(self.extent(raw.body, raw.end))
+        if len(values) > 1:
+            self.fail(f"blob with values in several fields ({', '.join(values)})", outer)
+        kind, pieces = next(iter(values.items()), ("float32", []))
+        dtype = dtype if kind == "raw" else DTYPES[kind]
+        shape = [old.get(number, 0) for number in (1, 2, 3, 4)] if old else shape
+        if len(shape) > 32 or any(not 0 <= size < 1 << 31 for size in shape):
+            self.fail("blob of an impossible shape", outer)
+        held = sum(piece.size for piece in pieces)
+        if prod(shape) * dtype.itemsize != held:
+            self.fail(f"blob of shape {shape} holds {held} bytes of {dtype.name}", outer)
+        return Blob(tuple(shape), pieces[0] if len(pieces) == 1 else Layout.of(pieces), dtype)
 
     def packed_or_not(self, field: Field, dtype: DType, stop: int) -> Piece:
         """The payload of a repeated number: one packed field, or a run of single ones."""
-        if field.type == DELIMITED:
+        length = field.end - field.body
+        if field.type == DELIMITED and length % dtype.itemsize == 0:
             return self.extent(field.body, field.end)
+        fixed = FIXED32 if dtype is FLOAT32 else FIXED64
+        if field.type != fixed or field.body - field.start != 1:
+            self.fail(f"malformed values of {dtype.name}", field)
         run = self.extent(field.start, self.end_of_run(field, stop))
         self.cursor.seek(run.end)
         return Unpacked(run, dtype)

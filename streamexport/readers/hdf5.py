@@ -61,12 +61,17 @@ class _Reader:
                 raise FormatError("is not a group of blobs", file=self.source.name, tensor=f"layer {name}")
         groups.sort(key=lambda named: int(named[1].attrs.get("position", 0)))
         layers = tuple(self.layer(name, group) for name, group in groups)
-        return Net("", layers, record=bytes(self.file.attrs.get("streamexport", b"")))
+        return Net("", layers, record=self.attribute("streamexport"))
+
+    def attribute(self, name: str) -> bytes:
+        """A text attribute of the root, b"" if there is none."""
+        value = self.file.attrs.get(name, b"")
+        return value.encode() if isinstance(value, str) else bytes(value)
 
     def sources(self) -> list[LocalFile]:
         """What a linked model's datasets point into, each found to be what it was."""
         try:
-            described = json.loads(bytes(self.file.attrs.get("streamexport_sources", b"[]")))
+            described = json.loads(self.attribute("streamexport_sources") or b"[]")
             recorded = [LocalFile(str(d["path"]), int(d["size"]), int(d["mtime_ns"])) for d in described]
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError("its streamexport_sources are malformed", file=self.source.name) from error

@@ -65,7 +65,9 @@ def _tensor(name: str, entry: Any, data: Extent) -> Tensor:
     where: dict[str, Any] = {"file": data.source.name, "tensor": name}
     try:
         code, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+        if type(code) is not str or type(shape) is not list or len(shape) > 64:
+            raise ValueError
+        if not all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end)):
             raise ValueError
     except (TypeError, KeyError, ValueError) as error:
         raise FormatError("malformed header entry", **where) from error

@@ -9,7 +9,8 @@ Names and arguments were learnt from `torch/_utils.py` and `torch/serialization.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ def read_object(cursor: Cursor) -> tuple[Any, dict[str, Storage]]:
             raise FormatError("a persistent id that does not name a storage")
         _, kind, key, _, numel, *rest = pid
         dtype = _STORAGE_TYPES.get(kind.name) if type(kind) is Global else None
-        if dtype is None or type(key) is not str or type(numel) is not int or numel < 0:
+        if dtype is None or type(key) is not str or type(numel) is not int or not 0 <= numel < 1 << 63:
             raise FormatError("a persistent id with a malformed storage")
         storage = storages.setdefault(key, Storage(key, dtype, numel))
         if (storage.dtype, storage.numel) != (dtype, numel):
@@ -69,22 +70,23 @@ def read_object(cursor: Cursor) -> tuple[Any, dict[str, Storage]]:
 def select(root: Any, key: str | None, file: str) -> tuple[str, Mapping[str, View]]:
     """The state dict inside what was pickled: its path ("" for the whole) and its tensors by name.
 
-    Without a `key` it is the outermost dict that holds tensors. Several beside each other are told apart by the names
-    that training scripts use; NetError, listing them, where that does not help.
+    Without a `key` it is the outermost dict that holds tensors, more than single numbers such as a best accuracy. Several
+    beside each other are told apart by the names that training scripts use; NetError, listing them, where that does not
+    help.
     """
-    found = dict(_state_dicts(root))
+    found = _state_dicts(root, file)
     if key is not None:
         if key not in found:
             raise NetError(f"has no state dict {key!r}", file=file, advice=_choices(found))
         return key, found[key]
-    outermost = [path for path in found if not any(path != p and _is_inside(path, p) for p in found)]
-    known = [path for path in outermost if path.rsplit(".", 1)[-1] in _USUAL_KEYS]
-    if len(outermost) > 1 and known:
-        outermost = [min(known, key=lambda path: _USUAL_KEYS.index(path.rsplit(".", 1)[-1]))]
-    if len(outermost) != 1:
+    holding = {path: views for path, views in found.items() if any(view.shape for view in views.values())}
+    ranks = {path: _rank(path) for path in holding or found}
+    lowest = min(ranks.values(), default=None)
+    best = [path for path, rank in ranks.items() if rank == lowest]
+    if len(best) != 1:
         what = "holds several state dicts" if found else "holds no state dict"
         raise NetError(what, file=file, advice=_choices(found))
-    return outermost[0], found[outermost[0]]
+    return best[0], found[best[0]]
 
 
 def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
@@ -96,6 +98,7 @@ def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
     return Tensor.in_storage(name, storage.dtype, view.shape, view.strides, extents[storage.key], first)
 
 
+DEEPEST = 4  # dots in the path of a state dict
 _USUAL_KEYS = (
     "state_dict",
     "model_state_dict",
@@ -143,7 +146,7 @@ def _dict(pairs: Any = ()) -> dict[Any, Any]:
 
 
 def _call(function: Any, _cls: Any, arguments: Any, _state: Any) -> Any:
-    if type(function) is not Global or function.make is None:
+    if type(function) is not Global or function.make not in (_view, _first):
         raise FormatError("a tensor rebuilt by something else than a function of torch's")
     return function.make(*arguments)
 
@@ -172,19 +175,31 @@ _GLOBALS: dict[str, Global] = {
 }
 
 
-def _state_dicts(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, View]]]:
-    if type(value) is not dict or depth > 4:
-        return
-    tensors = {name: item for name, item in value.items() if type(item) is View and type(name) is str}
-    if tensors:
-        yield path, tensors
-    for name, item in value.items():
-        if type(name) is str:
-            yield from _state_dicts(item, f"{path}.{name}" if path else name, depth + 1)
+def _state_dicts(root: Any, file: str) -> dict[str, dict[str, View]]:
+    """Every dict that holds tensors, by its path, the outer ones first. One that is reached again is not entered again."""
+    found: dict[str, dict[str, View]] = {}
+    queue: deque[tuple[str, dict[Any, Any]]] = deque([("", root)] if type(root) is dict else [])
+    tensors: dict[int, dict[str, View]] = {}
+    while queue:
+        path, value = queue.popleft()
+        known = id(value) in tensors
+        if not known:
+            tensors[id(value)] = {name: item for name, item in value.items() if type(item) is View}
+        if tensors[id(value)]:
+            if path in found:
+                raise FormatError(f"holds two state dicts called {path!r}", file=file)
+            found[path] = tensors[id(value)]
+        if not known and path.count(".") < DEEPEST:
+            queue += ((f"{path}.{name}" if path else name, item) for name, item in value.items() if type(item) is dict)
+    return found
 
 
-def _is_inside(path: str, outer: str) -> bool:
-    return not outer or path.startswith(outer + ".")
+def _rank(path: str) -> tuple[int, int]:
+    """How far out a dict is, and how usual its name; the root is farthest out."""
+    if not path:
+        return 0, 0
+    name = path.rsplit(".", 1)[-1]
+    return 1 + path.count("."), _USUAL_KEYS.index(name) if name in _USUAL_KEYS else len(_USUAL_KEYS)
 
 
 def _choices(found: Mapping[str, Mapping[str, View]]) -> str:

@@ -35,8 +35,9 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     """The pickled object, and where each of its storages lies."""
     cursor = Cursor(source, len(MAGIC) + 1)  # behind STOP
     at = cursor.offset
-    if (protocol := Unpickler(cursor, {}).load()) != PROTOCOL:
-        raise FormatError(f"legacy protocol {protocol!r}, not {PROTOCOL}", file=source.name, offset=at)
+    protocol = Unpickler(cursor, {}).load()
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise FormatError(f"its legacy protocol is not {PROTOCOL}", file=source.name, offset=at)
     at = cursor.offset
     system = Unpickler(cursor, {}).load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -49,7 +50,8 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     root, storages = read_object(cursor)
     at = cursor.offset
     keys = Unpickler(cursor, {}).load()
-    if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys) or not set(keys) >= set(storages):
+    are_keys = type(keys) is list and all(type(key) is str for key in keys)
+    if not are_keys or len(set(keys)) != len(keys) or not set(keys) >= set(storages):
         raise FormatError("the list of storages does not match the tensors", file=source.name, offset=at)
     return root, _locate(source, cursor.offset, keys, storages)
 

@@ -37,7 +37,10 @@ class Global:
 
 
 _MARK = object()
-_SCALARS = (str, int, float, bool, bytes, type(None))
+_MALFORMED = (
+    *(IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error),
+    *(RecursionError, MemoryError),
+)
 
 
 class Unpickler:
@@ -53,12 +56,13 @@ class Unpickler:
         self, cursor: Cursor, globals_: Mapping[str, Global], persistent_load: Callable[[Any], Any] | None = None
     ) -> None:
         self._cursor, self._globals, self._persistent_load = cursor, globals_, persistent_load
+        self._start, self._copied = cursor.offset, 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
         """The object. FormatError if the pickle is malformed, UnsafePickleError if it reaches for more than data."""
-        cursor, start = self._cursor, self._cursor.offset
+        cursor, start = self._cursor, self._start
         while True:
             at = cursor.offset
             if at - start > PICKLE_LIMIT:
@@ -75,7 +79,7 @@ class Unpickler:
                 if error.offset is None:
                     error.file, error.offset = cursor.source.name, at
                 raise
-            except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, struct.error) as error:
+            except _MALFORMED as error:
                 raise self._error(f"malformed pickle at opcode 0x{code:02x} ({type(error).__name__})", at) from error
         if len(self._stack) != 1:
             raise self._error("malformed pickle: it does not end with one object", at)
@@ -154,8 +158,12 @@ class Unpickler:
         if type(callee) is not Global or callee.make is None:
             what = callee.name if type(callee) is Global else type(callee).__name__
             raise UnsafePickleError(f"its pickle calls {what}, and nothing was executed")
-        if type(arguments) is not tuple:
+        if type(arguments) is not tuple or len(arguments) > 16:
             raise TypeError("arguments")
+        # Calls copy what they are given. What torch writes is given to one call; a memo could give it to a million.
+        self._copied += sum(len(argument) for argument in arguments if type(argument) in (str, list, tuple, dict))
+        if self._copied > self._cursor.offset - self._start:
+            raise ValueError("copies")
         self._push(callee.make(*arguments))
 
     def _build(self) -> None:
@@ -173,9 +181,10 @@ class Unpickler:
         if len(items) % 2:
             raise ValueError("odd")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not (isinstance(key, _SCALARS) or (type(key) is tuple and all(isinstance(k, _SCALARS) for k in key))):
-                raise TypeError("key")
-            target[key] = value
+            if (
+                type(key) is str
+            ):  # others (an optimizer's numbers) lead to nothing that is read, and may be slow to hash
+                target[key] = value
 
     def _set_item(self) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -193,6 +202,8 @@ class Unpickler:
     def _put(self, index: int) -> None:
         if self._stack[-1] is _MARK:
             raise TypeError("mark")
+        if not 0 <= index < 1 << 32:
+            raise ValueError("memo")
         self._memo[index] = self._stack[-1]
 
     def _dict_of(self, items: list[Any]) -> None:

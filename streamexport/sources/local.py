@@ -44,7 +44,7 @@ class LocalFile(Source):
     @cached_property
     def _descriptor(self) -> _Descriptor:
         try:
-            descriptor = _Descriptor(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC))
+            descriptor = _Descriptor(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:
             raise SourceError(f"cannot be opened: {reason(error)}", file=self.name) from error
         self._compare(os.fstat(descriptor.number))

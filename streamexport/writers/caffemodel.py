@@ -18,7 +18,6 @@ from collections.abc import Iterator
 
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
 from ..caffe.prototxt import message
-from ..errors import LimitError
 from ..extents import Extent, Layout, Literal, Piece
 from ..nets.graph import Blob, Layer, Net
 from ..tensors import FLOAT16, FLOAT64
@@ -79,8 +78,6 @@ def layer_field(layer: Layer) -> list[Piece]:
 
 
 def _blob(blob: Blob) -> Iterator[Piece]:
-    if blob.count > 2**31 - 1:
-        raise LimitError(f"has {blob.count} elements, Caffe's blobs hold 2^31 - 1", tensor=", ".join(blob.origin))
     shape = BlobShape(dim=blob.shape)
     if blob.dtype is FLOAT16:
         yield _serialized(BlobProto(shape=shape, raw_data_type=BlobProto.FLOAT16))

@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import LimitError, NetError
+from ..errors import NetError
 from ..extents import Extent, Layout, Literal, Piece
 from ..nets.graph import Blob, Layer, Net
 from ..sources.local import LocalFile
@@ -43,7 +43,6 @@ def layout(net: Net, record: bytes = b"", linked: bool = False) -> Layout:
     Raises
     ------
     NetError : a layer's name cannot be a group's
-    LimitError : a blob has more elements than Caffe's hold
     """
     import h5py
 
@@ -71,8 +70,7 @@ def layer_size(layer: Layer) -> int:
 
 
 def _identities(net: Net) -> bytes:
-    sources = dict.fromkeys(s for layer in net.layers for blob in layer.blobs for s in blob.values.sources)
-    local = [source for source in sources if isinstance(source, LocalFile)]
+    local = [source for source in net.sources if isinstance(source, LocalFile)]
     described = [{"path": os.path.abspath(s.name), "size": s.size, "mtime_ns": s.mtime_ns} for s in local]
     return json.dumps(described).encode()
 
@@ -82,13 +80,12 @@ def _add(group: Any, name: str, blob: Blob, linked: bool) -> Iterator[tuple[int,
     import h5py
     import numpy as np
 
-    if blob.count > 2**31 - 1:
-        raise LimitError(f"has {blob.count} elements, Caffe's blobs hold 2^31 - 1", tensor=", ".join(blob.origin))
     kind = h5py.h5t.py_create(np.dtype(blob.dtype.code))
     space = h5py.h5s.create_simple(blob.shape) if blob.shape else h5py.h5s.create(h5py.h5s.SCALAR)
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     creation.set_layout(h5py.h5d.CONTIGUOUS)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # the same input gives the same bytes
     values = blob.values
     if linked and isinstance(values, Extent) and isinstance(values.source, LocalFile) and values.length:
         creation.set_external(os.fsencode(os.path.abspath(values.source.name)), values.offset, values.length)
