@@ -17,10 +17,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .caffe import semantics
 from .caffe.caffe_pb2 import LayerParameter, NetParameter
 from .caffe.prototxt import read_prototxt
-from .caffe.semantics import Step
 from .errors import Error, NetError
 from .nets.graph import Blob
 from .readers import open_model
@@ -28,6 +26,7 @@ from .readers import open_model
 if TYPE_CHECKING:
     import torch
 
+    from .caffe.semantics import Step
     from .tensors import Array
 
     Path = str | os.PathLike[str]
@@ -55,6 +54,8 @@ def forward(prototxt: Path, models: Sequence[Path], inputs: Inputs, outputs: Col
     NetError : net, models and inputs do not fit together; the layer is named
     Error : a file cannot be read, see `errors`; or torch is not installed
     """
+    from .caffe import semantics
+
     net = read_prototxt(prototxt, strict=True)
     given = _by_name(net, inputs)
     wanted = set(outputs or semantics.outputs(net))
@@ -95,6 +96,8 @@ def _layers(
     net: NetParameter, models: Sequence[Path], inputs: Mapping[str, Array], wanted: Collection[str]
 ) -> Iterator[tuple[LayerParameter, Tops]]:
     """Checks everything, then computes as its caller asks for more."""
+    from .caffe import semantics
+
     if find_spec("torch") is None:
         raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
     steps = semantics.infer(net, {name: values.shape for name, values in inputs.items()})
@@ -116,6 +119,8 @@ def parameters(steps: Sequence[Step], models: Sequence[Path]) -> dict[str, tuple
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:
+    from .caffe import semantics
+
     name, expected = f"layer {step.layer.name}", step.meaning.blobs
     if expected and not blobs:
         raise NetError("has parameters, and no model file holds them", tensor=name)
@@ -136,6 +141,7 @@ def _run(
     """Computes the steps, and yields each with copies of those of its tops that are wanted."""
     import torch
 
+    from .caffe import semantics
     from .caffe.operations import Buffer, Parameters, Task, compute, empty
 
     last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottom}
