@@ -4,7 +4,8 @@
 >>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
-before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares.
+before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `forward`
+runs a Caffe net.
 """
 
 __version__ = "0.1.0"
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 from .convert import Options, Plan, convert, plan
 from .errors import Error
 from .extents import Extent, Layout, Literal, Piece, Source
+from .forward import forward, forward_layers
 from .nets.graph import Blob, Layer, Net
 from .readers import Weights, open_model, open_weights
 from .tensors import DType, Tensor
@@ -37,6 +39,8 @@ __all__ = [
     "Tensor",
     "Weights",
     "convert",
+    "forward",
+    "forward_layers",
     "layout",
     "open_model",
     "open_weights",

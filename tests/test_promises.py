@@ -66,9 +66,16 @@ def test_memory_does_not_depend_on_the_largest_tensor_on_the_odd_paths(tmp_path,
 
 
 def test_the_package_imports_no_large_package_at_its_top():
-    """A module is loaded by every command; what it needs of torch, numpy or h5py it imports where it is needed."""
+    """A module is loaded by every command; what it needs of torch, numpy or h5py it imports where it is needed.
+
+    All of `caffe/operations.py` needs torch: it is imported itself where it is needed.
+    """
     for path in Path(__file__).parent.parent.joinpath("streamexport").rglob("*.py"):
-        tops = re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.M)
+        text = path.read_text()
+        assert not re.search(r"^(?:import|from) .*\boperations\b", text, re.M), path
+        if path.name == "operations.py":
+            continue
+        tops = re.findall(r"^(?:import|from) (\w+)", text, re.M)
         assert not {"torch", "numpy", "h5py", "fsspec", "tqdm", "caffe"} & set(tops), path
 
 

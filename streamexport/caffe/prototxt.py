@@ -1,16 +1,21 @@
-"""Layers as LayerParameter messages, and nets as prototxt text."""
+"""Layers as LayerParameter messages, and nets as prototxt text, written and read."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..errors import NetError
+from ..errors import FormatError, NetError
 from ..extents import Piece
 from ..nets.graph import Layer, Net
+from ..sources.local import LocalFile
 from . import caffe_pb2
 
 Message = TypeVar("Message", caffe_pb2.NetParameter, caffe_pb2.LayerParameter)
+
+TEXT_LIMIT = 64 << 20
+"""Bytes that a prototxt may have. Protobuf takes some sixty times that much memory to read it."""
 
 
 def message(layer: Layer) -> caffe_pb2.LayerParameter:
@@ -53,3 +58,93 @@ def _parsed(whole: Message, unread: Sequence[Piece], what: str) -> Message:
             "has parameters that are not known here", tensor=what, advice="use the prototxt that came with it"
         )
     return whole
+
+
+def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_pb2.NetParameter:
+    """Reads a prototxt as the net that Caffe makes of it for testing.
+
+    Layers for other phases, levels and stages are left out. Inputs of the older kinds (`input` with `input_dim` or
+    `input_shape`) become an Input layer.
+
+    Parameters
+    ----------
+    strict : refuse fields that are not known here instead of skipping them; who computes must not overlook any
+
+    Raises
+    ------
+    SourceError : it cannot be read
+    FormatError : it is no prototxt, or one of Caffe's first year; the line is named
+    """
+    source = LocalFile.at(path)
+    if source.size > TEXT_LIMIT:
+        raise FormatError(f"has {source.size} bytes, too many for a prototxt", file=source.name)
+    try:
+        text = source.read(0, source.size).decode()
+    except UnicodeDecodeError as error:
+        raise FormatError("is not text", file=source.name, offset=error.start) from error
+    net = _from_text(text, source.name, skip_unknown=True)
+    if net.layers:
+        raise FormatError(
+            "describes layers in the words of Caffe's first year (layers { })",
+            file=source.name,
+            advice="run Caffe's upgrade_net_proto_text",
+        )
+    if strict:
+        net = _from_text(text, source.name, skip_unknown=False)
+    _name_inputs(net, source.name)
+    kept = [layer for layer in net.layer if _is_included(layer, net.state)]
+    del net.layer[:]
+    net.layer.extend(kept)
+    return net
+
+
+def _from_text(text: str, file: str, skip_unknown: bool) -> caffe_pb2.NetParameter:
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(text, caffe_pb2.NetParameter(), allow_unknown_field=skip_unknown)
+    except text_format.ParseError as error:
+        line, lines = error.GetLine() or 1, text.split("\n")
+        what = str(error).removeprefix(f"{line}:{error.GetColumn()} : ")
+        what = what.removeprefix(f"'{lines[line - 1]}': ").rstrip(".")
+        advice = None if skip_unknown else "what is not known here cannot be computed"
+        raise FormatError(f"line {line}: {what}", file=file, advice=advice) from error
+    except RecursionError as error:
+        raise FormatError("nests messages too deeply for a prototxt", file=file) from error
+
+
+def _name_inputs(net: caffe_pb2.NetParameter, file: str) -> None:
+    """Turns the net's own inputs into an Input layer, the way Caffe does."""
+    if not net.input:
+        return
+    shapes = [list(shape.dim) for shape in net.input_shape]
+    shapes += [list(net.input_dim[at : at + 4]) for at in range(0, len(net.input_dim), 4)]
+    if len(shapes) not in (0, len(net.input)) or len(net.input_dim) % 4:
+        numbers = " of 4 numbers each" if net.input_dim else ""
+        raise FormatError(f"gives {len(shapes)} shapes for {len(net.input)} inputs{numbers}", file=file)
+    layer = caffe_pb2.LayerParameter(name="input", type="Input", top=net.input)
+    for shape in shapes:
+        layer.input_param.shape.add(dim=shape)
+    layers = [layer, *net.layer]
+    for name in ("input", "input_dim", "input_shape", "layer"):
+        net.ClearField(name)
+    net.layer.extend(layers)
+
+
+def _is_included(layer: caffe_pb2.LayerParameter, state: caffe_pb2.NetState) -> bool:
+    if layer.include:
+        return any(_is_met(rule, state) for rule in layer.include)
+    return not any(_is_met(rule, state) for rule in layer.exclude)
+
+
+def _is_met(rule: caffe_pb2.NetStateRule, state: caffe_pb2.NetState) -> bool:
+    """Whether a net for testing, of this level and these stages, is one that a rule is about."""
+    return all(
+        (
+            not rule.HasField("phase") or rule.phase == caffe_pb2.TEST,
+            not rule.HasField("min_level") or state.level >= rule.min_level,
+            not rule.HasField("max_level") or state.level <= rule.max_level,
+            set(rule.stage) <= set(state.stage),
+            set(rule.not_stage).isdisjoint(state.stage),
+        )
+    )

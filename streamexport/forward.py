@@ -1,0 +1,172 @@
+"""Runs a Caffe net on the CPU, layer by layer, without ever holding its weights.
+
+A prototxt says what is computed (`caffe.semantics`), model files hold the weights, torch does the arithmetic
+(`caffe.operations`). A layer's weights are read when its turn comes, a buffer at a time, and forgotten; a layer's tops are
+forgotten when no layer needs them any more. What the process needs is torch, the few tops that live at one time, and the
+buffer.
+
+Everything that can be checked without computing is checked before the first layer runs: that every layer is known, that
+shapes fit, and that the models hold every parameter in the shape that the prototxt asks for. Caffe itself keeps random
+weights, without a word, where a layer's name does not stand in the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from .caffe import semantics
+from .caffe.caffe_pb2 import LayerParameter, NetParameter
+from .caffe.prototxt import read_prototxt
+from .caffe.semantics import Step
+from .errors import Error, NetError
+from .nets.graph import Blob
+from .readers import open_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from .tensors import Array
+
+    Path = str | os.PathLike[str]
+    Inputs = Mapping[str, Array] | Array
+    Tops = dict[str, Array]
+
+
+def forward(prototxt: Path, models: Sequence[Path], inputs: Inputs, outputs: Collection[str] = ()) -> Tops:
+    """What a net computes.
+
+    Parameters
+    ----------
+    prototxt : the net
+    models : the files that hold its weights: all parts of one model
+    inputs : arrays by the names of the input blobs, or the array for the only one. The net works with their shapes, which
+        need not be those that it declares; they are converted to float32
+    outputs : the blobs wanted, by default those that no layer takes in; layers behind the last of them are not run
+
+    Returns
+    -------
+    float32 arrays by blob
+
+    Raises
+    ------
+    NetError : net, models and inputs do not fit together; the layer is named
+    Error : a file cannot be read, see `errors`; or torch is not installed
+    """
+    net = read_prototxt(prototxt, strict=True)
+    given = _by_name(net, inputs)
+    wanted = set(outputs or semantics.outputs(net))
+    makers = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+    if strange := wanted.difference(makers):
+        raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=os.fspath(prototxt))
+    del net.layer[max(map(makers.__getitem__, wanted), default=-1) + 1 :]
+    found: Tops = {}
+    for _, tops in _layers(net, models, given, wanted):
+        found.update(tops)
+    return found
+
+
+def forward_layers(prototxt: Path, models: Sequence[Path], inputs: Inputs) -> Iterator[tuple[LayerParameter, Tops]]:
+    """The same layer by layer: each layer, in order, and its tops by name.
+
+    The arrays are the caller's own. Those that the caller does not keep are forgotten.
+    """
+    net = read_prototxt(prototxt, strict=True)
+    return _layers(net, models, _by_name(net, inputs), {top for layer in net.layer for top in layer.top})
+
+
+def _by_name(net: NetParameter, inputs: Inputs) -> dict[str, Array]:
+    """Copies of the inputs, of all of them and no others, in float32."""
+    import numpy as np
+
+    names = [top for layer in net.layer if layer.type == "Input" for top in layer.top]
+    if not isinstance(inputs, Mapping):
+        if len(names) != 1:
+            raise NetError(f"the net has {len(names)} inputs: {', '.join(names)}", advice="give them by name")
+        inputs = {names[0]: inputs}
+    if set(inputs) != set(names):
+        raise NetError(f"given are the inputs {', '.join(inputs) or 'none'}; the net has {', '.join(names) or 'none'}")
+    return {name: np.array(inputs[name], np.float32, order="C") for name in names}
+
+
+def _layers(
+    net: NetParameter, models: Sequence[Path], inputs: Mapping[str, Array], wanted: Collection[str]
+) -> Iterator[tuple[LayerParameter, Tops]]:
+    """Checks everything, then computes as its caller asks for more."""
+    if find_spec("torch") is None:
+        raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
+    steps = semantics.infer(net, {name: values.shape for name, values in inputs.items()})
+    return _run(steps, _parameters(steps, models), inputs, wanted)
+
+
+def _parameters(steps: Sequence[Step], models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
+    """The blobs of the models by layer. NetError if they are not what the steps need."""
+    held: dict[str, tuple[Blob, ...]] = {}
+    for path in models:
+        for layer in open_model(path).layers:
+            if layer.blobs and layer.name in held:
+                raise NetError("stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}")
+            if layer.blobs:
+                held[layer.name] = layer.blobs
+    for step in steps:
+        _check_blobs(step, held.get(step.layer.name, ()))
+    return held
+
+
+def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:
+    name, expected = f"layer {step.layer.name}", step.meaning.blobs
+    if expected and not blobs:
+        raise NetError("has parameters, and no model file holds them", tensor=name)
+    if len(blobs) != len(expected):
+        raise NetError(f"has {len(blobs)} blobs in the model, the prototxt asks for {len(expected)}", tensor=name)
+    for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
+        if not semantics.fits(blob.shape, shape):
+            what = f"blob {index} has shape {list(blob.shape)} in the model, the prototxt asks for {list(shape)}"
+            raise NetError(what, tensor=name)
+
+
+def _run(
+    steps: Sequence[Step],
+    parameters: Mapping[str, tuple[Blob, ...]],
+    inputs: Mapping[str, Array],
+    wanted: Collection[str],
+) -> Iterator[tuple[LayerParameter, Tops]]:
+    """Computes the steps, and yields each with copies of those of its tops that are wanted."""
+    import torch
+
+    from .caffe.operations import Buffer, Parameters, Task, compute, empty
+
+    last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottom}
+    alive: dict[str, torch.Tensor] = {}
+    buffer = Buffer()
+    for index, step in enumerate(steps):
+        layer, meaning = step.layer, step.meaning
+        if isinstance(meaning.operation, semantics.Input):
+            tops = [torch.from_numpy(inputs[name]) for name in layer.top]
+        else:
+            bottoms = [alive[name] for name in layer.bottom]
+            for name in set(layer.bottom):
+                if last_use[name] == index:
+                    del alive[name]
+            is_spare = not _is_shared(bottoms[0], (*bottoms[1:], *alive.values()))
+            weights = Parameters(parameters.get(layer.name, ()), meaning.blobs, buffer)
+            try:
+                with torch.inference_mode():  # not around `yield`, where it would hold for the caller as well
+                    tops = compute(meaning.operation, Task(bottoms, meaning.tops, weights, is_spare))
+            except (RuntimeError, MemoryError) as error:
+                raise NetError(f"cannot be computed: {error}", tensor=f"layer {layer.name}") from error
+            del bottoms
+        named = dict(zip(layer.top, tops, strict=True))
+        alive.update((name, top) for name, top in named.items() if last_use.get(name, -1) > index)
+        yield layer, {name: empty(top.shape).copy_(top).numpy() for name, top in named.items() if name in wanted}
+        del tops, named
+    for source in {source for blobs in parameters.values() for blob in blobs for source in blob.values.sources}:
+        source.check()
+
+
+def _is_shared(tensor: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
+    """Whether one of the others has memory in common with a tensor."""
+    address = tensor.untyped_storage().data_ptr()
+    return any(other.untyped_storage().data_ptr() == address for other in others)
