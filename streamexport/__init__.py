@@ -5,15 +5,17 @@
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
 before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `forward`
-runs a Caffe net.
+runs a Caffe net; `classify` and `evaluate` show it images.
 """
 
 __version__ = "0.1.0"
 
 from .convert import Options, Plan, convert, plan
 from .errors import Error
+from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
 from .extents import Extent, Layout, Literal, Piece, Source
 from .forward import forward, forward_layers
+from .images import ImageSet, Transform, open_images
 from .nets.graph import Blob, Layer, Net
 from .readers import Weights, open_model, open_weights
 from .tensors import DType, Tensor
@@ -22,11 +24,15 @@ from .verify import Report, verify
 from .writers.caffemodel import layout
 
 __all__ = [
+    "Accuracy",
     "Blob",
+    "Classifier",
     "DType",
     "Error",
     "Extent",
     "File",
+    "Guess",
+    "ImageSet",
     "Layer",
     "Layout",
     "Literal",
@@ -34,14 +40,19 @@ __all__ = [
     "Options",
     "Piece",
     "Plan",
+    "Prediction",
     "Report",
     "Source",
     "Tensor",
+    "Transform",
     "Weights",
+    "classify",
     "convert",
+    "evaluate",
     "forward",
     "forward_layers",
     "layout",
+    "open_images",
     "open_model",
     "open_weights",
     "plan",

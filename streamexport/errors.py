@@ -10,7 +10,8 @@
     ├── SourceError           an input cannot be read                       (OSError)
     │   └── SourceChangedError  it changed while it was being read
     ├── OutputError           an output cannot be written                   (OSError)
-    └── VerifyError           a model is not what its checkpoint makes      (ValueError)
+    ├── VerifyError           a model is not what its checkpoint makes      (ValueError)
+    └── EngineError           Caffe or OpenCV is not there, or gives up     (RuntimeError)
 
 Each also derives from the built-in exception beside it, so that callers can catch either.
 """
@@ -106,4 +107,8 @@ class OutputError(Error, OSError):
 
 
 class VerifyError(Error, ValueError):
+    pass
+
+
+class EngineError(Error, RuntimeError):
     pass

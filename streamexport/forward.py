@@ -98,10 +98,10 @@ def _layers(
     if find_spec("torch") is None:
         raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
     steps = semantics.infer(net, {name: values.shape for name, values in inputs.items()})
-    return _run(steps, _parameters(steps, models), inputs, wanted)
+    return _run(steps, parameters(steps, models), inputs, wanted)
 
 
-def _parameters(steps: Sequence[Step], models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
+def parameters(steps: Sequence[Step], models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
     """The blobs of the models by layer. NetError if they are not what the steps need."""
     held: dict[str, tuple[Blob, ...]] = {}
     for path in models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from streamexport.engines import CAFFE_PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamexport" / "realdata"
@@ -29,6 +32,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return make
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `caffe` are skipped where there is no Caffe."""
+    if item.get_closest_marker("caffe") and not os.environ.get(CAFFE_PYTHON) and not importlib.util.find_spec("caffe"):
+        pytest.skip(f"no Caffe: {CAFFE_PYTHON} does not name a Python that can import it")
 
 
 def run_cli(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -476,6 +476,47 @@ def test_residual_nets_compute_what_torch_computes(tmp_path, checkpoint, name, o
     assert_close(made["prob"], torch.from_numpy(expected).softmax(1), 1e-4)
 
 
+def test_the_form_of_a_model_makes_no_difference(tmp_path, checkpoint):
+    path, image = checkpoint("resnet18"), random((1, 3, 64, 64))
+    made = {}
+    for name, options in (
+        ("m.caffemodel", ()),
+        ("m.h5", ()),
+        ("linked.h5", ("--format", "linked")),
+        ("folded.caffemodel", ("--fold-batchnorm",)),
+        ("half.h5", ("--dtype", "float16")),
+    ):
+        done = run_cli("convert", path, "-o", tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+        net = (tmp_path / name).with_suffix(".prototxt")
+        made[name] = forward(net, [tmp_path / name], image, ["fc"])["fc"]
+    expected = made.pop("m.caffemodel")
+    np.testing.assert_array_equal(made.pop("m.h5"), expected)
+    np.testing.assert_array_equal(made.pop("linked.h5"), expected)
+    assert_close(made.pop("folded.caffemodel"), torch.from_numpy(expected), 1e-5)
+    assert_close(made.pop("half.h5"), torch.from_numpy(expected), 2e-3)
+
+
+@pytest.mark.caffe
+def test_caffe_takes_the_shapes_of_the_first_years_that_we_take(tmp_path):
+    shapes = {"written": [(1, 1, 5, 36), (1, 1, 1, 5)], "turned": [(1, 1, 5, 36), (1, 5, 1, 1)]}
+    for name, old in shapes.items():
+        (tmp_path / name).mkdir()
+        net, x, blobs = fully_connected(tmp_path / name)
+        model = caffe_pb2.NetParameter()
+        held = model.layer.add(name="fc")
+        for values, (num, channels, height, width) in zip(blobs, old, strict=True):
+            held.blobs.add(num=num, channels=channels, height=height, width=width, data=values.ravel().tolist())
+        (net.parent / "net.caffemodel").write_bytes(model.SerializeToString())
+        np.savez(net.parent / "inputs.npz", x=x)
+    taken, refused = caffe_judge.judge(*(tmp_path / name for name in shapes))
+    made = forward(tmp_path / "written" / "net.prototxt", [tmp_path / "written" / "net.caffemodel"], x)
+    assert_close(made["y"], torch.from_numpy(taken["y"]))
+    assert refused is None
+    with pytest.raises(NetError, match=r"layer fc: blob 1 has shape \[1, 5, 1, 1\]"):
+        forward(tmp_path / "turned" / "net.prototxt", [tmp_path / "turned" / "net.caffemodel"], x)
+
+
 @pytest.mark.caffe
 @pytest.mark.parametrize("dialect", ["portable", "ssd"])
 def test_caffe_agrees_with_every_layer_of_a_residual_net(tmp_path, checkpoint, dialect):

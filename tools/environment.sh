@@ -5,6 +5,7 @@ tests=(
   torch==2.13.0
   safetensors==0.8.0
   opencv-python-headless==4.14.0.94
+  pillow==13.0.0
   pytest==9.2.0
   ruff==0.17.6
   mypy==2.4.1

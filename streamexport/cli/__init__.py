@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import Error, one_line, reason
-from . import convert, inspect, nets, verify
+from . import convert, evaluate, inspect, nets, verify
 
 DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"streamexport {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (convert, inspect, verify, nets):
+    for module in (convert, inspect, verify, evaluate, nets):
         module.register(commands)
     _open_standard_streams()
     options = parser.parse_args(arguments)

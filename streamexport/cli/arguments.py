@@ -50,6 +50,13 @@ def shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like 103.94,116.78,123.68") from None
+
+
 def size(text: str) -> int:
     """Bytes: 1000000, 512MiB, 2GB, or `caffe` for the largest file that stock Caffe loads."""
     if text == "caffe":
@@ -65,14 +72,15 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextmanager
-def progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A progress bar with rate and remaining time where somebody watches standard error."""
+def progress(total: int, what: str, quiet: bool, unit: str = "B") -> Iterator[Callable[[int], object]]:
+    """A progress bar with rate and remaining time where somebody watches standard error. Bytes are counted in KiB, MiB."""
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+    is_bytes = unit == "B"
+    with tqdm(total=total, desc=what, unit=unit, unit_scale=is_bytes, unit_divisor=1024, leave=False) as bar:
         yield bar.update
 
 
