@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from caffe_judge import require
 from conftest import ROOT
 from reference import reference
 
@@ -30,8 +29,6 @@ def interpreter(toolchain: str) -> str:
     """The Python in which the blocks for a toolchain run, made if need be. Skips if pip cannot fetch the packages."""
     if toolchain == "opencv":
         return sys.executable
-    if toolchain == "caffe":
-        require()  # nobody who did not ask for Caffe waits minutes for its compilation
     command = ["tools/build_pycaffe.sh"] if toolchain == "caffe" else ["tools/toolchains.sh", toolchain]
     made = subprocess.run(["bash", *command], cwd=ROOT, capture_output=True, text=True)
     if made.returncode == CANNOT_FETCH:
