@@ -184,7 +184,9 @@ def plan(
         path = os.path.join(path, name + SUFFIXES[chosen])
     paths = [path] if len(layouts) == 1 else list(_part_names(path, len(layouts)))
     parts = tuple(zip(paths, layouts, strict=True))
-    return Plan(net, chosen, text, parts, sources, (*net.notes, *_consumers(options, chosen, layouts)), align)
+    left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
+    notes = (*net.notes, *left_to_caller, *_consumers(options, chosen, layouts))
+    return Plan(net, chosen, text, parts, sources, notes, align)
 
 
 def convert(
