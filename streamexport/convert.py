@@ -86,6 +86,7 @@ class Plan:
     Attributes
     ----------
     net : what is written, named and cut
+    path : the model file; where it is cut into parts, what these are numbered after
     format : caffemodel, hdf5 or linked
     prototxt : its text; None for a model whose layers are not known
     parts : path and layout of each model file
@@ -95,6 +96,7 @@ class Plan:
     """
 
     net: Net
+    path: str
     format: str
     prototxt: str | None
     parts: tuple[tuple[str, Layout], ...]
@@ -186,7 +188,7 @@ def plan(
     parts = tuple(zip(paths, layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
     notes = (*net.notes, *left_to_caller, *_consumers(options, chosen, layouts))
-    return Plan(net, chosen, text, parts, sources, notes, align)
+    return Plan(net, path, chosen, text, parts, sources, notes, align if chosen == "caffemodel" else 0)
 
 
 def convert(
@@ -232,14 +234,13 @@ def convert(
         if prototxt is not None:
             transfer.publish([_description(prototxt, made)], made.sources)
         return made
-    path = made.parts[0][0]
-    if prototxt is None and made.prototxt is not None and not _is_special(path):
-        prototxt = stem(path if len(made.parts) == 1 else target) + ".prototxt"
+    if prototxt is None and made.prototxt is not None and not _is_special(made.path):
+        prototxt = stem(made.path) + ".prototxt"
     files = [File(name, layout, made.align) for name, layout in made.parts]
     if prototxt is not None:
         files.insert(0, _description(prototxt, made))
     if max_file_size is not None:
-        _refuse_mixture(path if len(made.parts) == 1 else target, [file.path for file in files])
+        _refuse_mixture(made.path, [file.path for file in files])
     transfer.publish(files, made.sources, progress)
     return made
 

@@ -186,6 +186,19 @@ def test_the_prototxt_of_a_model_is_taken_from_the_model(tmp_path, checkpoint):
 def test_a_directory_gets_the_format_that_caffe_loads(tmp_path, checkpoint):
     convert(checkpoint("resnet18"), "-o", f"{tmp_path}/")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resnet18.caffemodel", "resnet18.prototxt"]
+    convert(
+        checkpoint("resnet18"),
+        "-o",
+        f"{tmp_path}/",
+        "--max-file-size",
+        "40MB",
+        "--net",
+        "resnet18",
+        "--names",
+        "classic",
+    )
+    assert sorted(p.name for p in tmp_path.iterdir())[:2] == [f"resnet18-0000{n}-of-00002.caffemodel" for n in (1, 2)]
+    assert not (tmp_path / ".prototxt").exists()
     large = tmp_path / "large.pth"
     tool = os.path.join(os.path.dirname(__file__), "..", "tools", "make_checkpoint.py")
     subprocess.run([sys.executable, tool, "--sparse", "--bytes", "3GB", large], check=True)
