@@ -161,7 +161,8 @@ class _Staged:
         try:
             self._remove_stale(directory)
             self.descriptor = self._open(directory)
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says "not stale" to other runs
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says "not stale" to other runs
             with suppress(FileNotFoundError):
                 os.fchmod(self.descriptor, stat.S_IMODE(os.stat(path).st_mode))
         except BaseException:
