@@ -35,6 +35,16 @@ FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
 
+OPENCV = "OpenCV 4"
+READERS = {
+    "portable": ("Caffe", "its forks", OPENCV),
+    "bvlc": ("BVLC's Caffe",),
+    "opencv": (OPENCV, "Caffes of the SSD family"),
+    "ssd": ("Caffes of the SSD family", OPENCV),
+}
+"""Who runs a net in each dialect, as `docs/deploy.md` measures it."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What a model depends on besides its checkpoint. Recorded in the model.
@@ -187,7 +197,10 @@ def plan(
     paths = [path] if len(layouts) == 1 else list(_part_names(path, len(layouts)))
     parts = tuple(zip(paths, layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
-    notes = (*net.notes, *left_to_caller, *_consumers(options, chosen, layouts))
+    consumers = (
+        _consumers(options, chosen, layouts) if text is not None else ()
+    )  # of a model's own net nothing is known
+    notes = (*net.notes, *left_to_caller, *consumers)
     return Plan(net, path, chosen, text, parts, sources, notes, align if chosen == "caffemodel" else 0)
 
 
@@ -348,15 +361,21 @@ def _description(path: Path, made: Plan) -> File:
 
 
 def _consumers(options: Options, form: str, layouts: Sequence[Layout]) -> Iterator[str]:
-    """Who cannot load what is written as it is, and what to do about it."""
+    """Who can run what is written as it is, who cannot, and what to do about it."""
     largest = max(layout.size for layout in layouts)
+    runs = READERS[options.dialect]
+    if form != "caffemodel":
+        runs = tuple(reader for reader in runs if reader != OPENCV)
+    elif options.dtype == "float16":
+        runs = (OPENCV, "NVIDIA's Caffe")
+    if form != "caffemodel" or largest <= CAFFE_LIMIT:
+        yield f"runs in {', '.join(runs)}"
     if form == "linked":
         yield "linked: the checkpoint has to stay where and as it is; Caffe reads a shortened one as zeros, without a word"
     if form != "caffemodel":
-        yield "HDF5: read by Caffe, of any size and in float16 too; not by OpenCV"
         return
     if options.dtype == "float16":
-        yield "float16 caffemodel: read by OpenCV and NVIDIA's Caffe; stock Caffe aborts on it, but reads float16 HDF5"
+        yield "float16 caffemodel: stock Caffe aborts on it; it reads float16 HDF5 (-o NAME.caffemodel.h5)"
     if largest > CAFFE_LIMIT:
         yield (
             f"{largest} bytes in one file: stock Caffe and OpenCV stop at {CAFFE_LIMIT};"

@@ -40,6 +40,8 @@ def test_every_blob_has_torch_s_numbers(tmp_path, checkpoint, form):
     out = tmp_path / "m.caffemodel"
     said = convert(path, out)
     assert re.search(r"net resnet18: recognised", said)
+    assert "input: RGB, pixels 0..1, minus mean [0.485, 0.456, 0.406], divided by" in said
+    assert "runs in Caffe, its forks, OpenCV 4\n" in said
     assert re.search(rf"m.caffemodel: {out.stat().st_size} bytes in .* s \(.* GiB/s\), peak memory .* MiB", said)
     state = torch.load(path)
     layers = {layer.name: layer for layer in parsed(out).layer}
