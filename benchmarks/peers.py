@@ -47,7 +47,7 @@ def the_large_one(work: Path) -> None:
             (bench.PYTHON, "-m", "streamexport", "convert", checkpoint, "-o", work / "ours.caffemodel"), enter or ""
         )
     last = (usual.stderr.strip().splitlines() or ["killed"])[-1]
-    end = "done" if not usual.status else f"status {usual.status}: {last}"
+    end = f"{usual.peak:.0f} MiB" if not usual.status else f"status {usual.status}: {last}"
     rows = [
         ("the usual way", f"{usual.seconds:.1f}", end),
         ("streamexport", f"{ours.seconds:.1f}", f"{ours.peak:.0f} MiB"),
