@@ -631,7 +631,7 @@ def test_when_caffe_ends_its_last_words_are_passed_on(imitation, capsys, code, m
 
 DIES_LATER = """
 import numpy, os
-print("layers may print")
+print("layers may print", flush=True)
 TEST = 1
 class Blob:
     data = numpy.zeros((1, 3), "f4")
