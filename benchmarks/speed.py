@@ -31,8 +31,8 @@ def alternate(
 ) -> None:
     """Times both in turn, settled before each, and prints medians and their ratio.
 
-    Outputs are removed before: cp would truncate its own and take the memory of its pages again, while we keep the old
-    file until the new one is complete. Where a virtual machine has to ask its host for memory, that is half the time.
+    Outputs are removed before, so that neither replaces a file: cp would truncate its own first, while we keep the old one
+    until the new one is complete.
     """
     times: dict[str, list[float]] = {peer: [], "streamexport": []}
     for _ in range(PAIRS):
