@@ -33,9 +33,9 @@ Progress = Callable[[int], object]
 """Told how many more bytes have been moved."""
 
 SPAN = 8 << 20
-"""Bytes after which the disk is told to begin: it then works while the next are copied, which halves the time to a synced
-file. Two
-threads were no faster. Through the buffer alone, the same took between as long and twice as long, from run to run."""
+"""Bytes after which the disk is told to begin: it then works while the next are copied, so that fsync
+finds little to do. Two threads were no faster. Through the buffer alone, the same took between as long and twice as long,
+from run to run."""
 
 MOVE_FROM = 64 << 10
 """Bytes from which on an extent is spliced or cloned; what is shorter is cheaper to copy with its neighbours."""
