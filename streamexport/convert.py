@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from . import __version__, nets, passes, transfer, writers
+from .caffe.caffe_pb2 import NetParameter
+from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
@@ -51,7 +53,8 @@ class Options:
 
     Attributes
     ----------
-    net : a built-in net, or "auto"
+    net : a built-in net, "auto", or what builds a PyTorch module: MODULE:CALLABLE or FILE.py:CALLABLE
+    net_args : its arguments, as a JSON object
     key : which state dict of the checkpoint, as a dotted path; None to find it
     dialect : whose Caffe the prototxt is for: portable, bvlc, opencv or ssd
     names : of layers: torch or classic
@@ -66,6 +69,7 @@ class Options:
     """
 
     net: str = nets.AUTO
+    net_args: str | None = None
     key: str | None = None
     dialect: str = "portable"
     names: str = "torch"
@@ -127,7 +131,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Sour
     """
     weights = _joined_weights([open_weights(path, options.key) for path in checkpoints])
     try:
-        net = nets.bind(weights.tensors, options.net, options.input_shape)
+        net = nets.bind(weights.tensors, options.net, options.input_shape, options.net_args)
     except Error as error:
         error.file = error.file or weights.sources[0].name
         raise
@@ -148,7 +152,25 @@ def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Sour
         dtype=options.dtype or "float32",
         names=options.names,
     )
+    _check_shapes(net)
     return replace(net, notes=tuple(notes)), weights.sources
+
+
+def _check_shapes(net: Net) -> None:
+    """Holds shapes that torch says against those that Caffe will make of the layers."""
+    if not any(layer.shapes for layer in net.layers):
+        return
+    from .caffe.semantics import infer
+
+    described = NetParameter(layer=[message(layer) for layer in net.layers])
+    for step, layer in zip(infer(described), net.layers, strict=True):
+        blobs = tuple(blob.shape for blob in layer.blobs)
+        if (layer.shapes and step.meaning.tops != layer.shapes) or step.meaning.blobs != blobs:
+            raise NetError(
+                f"makes {step.meaning.tops} of {step.bottoms} with {blobs}, not {layer.shapes}",
+                tensor=f"layer {layer.name}",
+                advice="this is a fault of streamexport's: please report it",
+            )
 
 
 def plan(

@@ -21,7 +21,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     def add(flag: str, text: str, **rest: object) -> None:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=text, **rest)  # type: ignore[arg-type]
 
-    add("--net", "a built-in net (`streamexport nets`); by default it is recognised", metavar="NAME")
+    add(
+        "--net",
+        "a built-in net (`streamexport nets`), by default recognised; or what builds your PyTorch module, which is traced:"
+        " MODULE:CALLABLE or FILE.py:CALLABLE",
+        metavar="NET",
+    )
+    add("--net-args", "a JSON object of arguments for it", metavar="JSON")
     add("--key", "the state dict inside the checkpoint, where there are several", metavar="PATH")
     add("--dialect", "whose Caffe will run it (default: portable, which all of them run)", choices=dialects.DIALECTS)
     add(

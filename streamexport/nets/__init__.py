@@ -10,6 +10,7 @@ from math import prod
 
 from ..errors import NetError
 from ..tensors import Tensor
+from . import modules
 from .graph import LARGEST, Net
 from .resnet import COUNTER, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
@@ -37,19 +38,31 @@ def find(name: str) -> ResNet:
     return net
 
 
-def bind(tensors: Mapping[str, Tensor], name: str = AUTO, input_shape: tuple[int, ...] | None = None) -> Net:
+def bind(
+    tensors: Mapping[str, Tensor],
+    name: str = AUTO,
+    input_shape: tuple[int, ...] | None = None,
+    arguments: str | None = None,
+) -> Net:
     """The Caffe net whose blobs are the checkpoint's tensors.
 
     Parameters
     ----------
     tensors : the state dict
-    name : a built-in net, or "auto" to recognise it by names and shapes
-    input_shape : batch, channels, height, width; by default 1, as the weights say, 224, 224
+    name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.build`
+    input_shape : batch, channels, height, width; by default 1, as the weights say (3 for a module), 224, 224
+    arguments : for what builds a module, JSON
 
     Raises
     ------
     NetError : nothing fits, or not everything; says what does not, and what would
     """
+    if modules.is_named(name):
+        from . import traced
+
+        return traced.bind(tensors, name, arguments, input_shape or (1, 3, *DEFAULT_SIZE))
+    if arguments is not None:
+        raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
     if name == AUTO:
         net, leftover = _recognised(tensors)
         notes = [f"net {net.name}: recognised by the names and shapes of its tensors", TAKEN_FOR_GRANTED]

@@ -53,6 +53,14 @@ def computed(blob: Blob) -> Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """The n-th call, from 0, of the module at a path, while a net runs once."""
+
+    path: str
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """A layer of LayerParameter.
 
@@ -60,6 +68,8 @@ class Layer:
     ----------
     parameters : the other fields of LayerParameter by name, sub-messages as mappings, lists as lists
     unread : further fields in wire format, as they stood in the file that the layer was read from
+    origin : the call of a module of torch's whose output is the first top; None where there is no such call
+    shapes : of the tops, as torch says; () where it was not asked
     """
 
     name: str
@@ -69,6 +79,8 @@ class Layer:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     blobs: tuple[Blob, ...] = ()
     unread: tuple[Piece, ...] = ()
+    origin: Call | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,7 @@ class Net:
 
     Attributes
     ----------
+    outputs : the tops that the net is there for; () for those that no layer takes in
     notes : what was taken for granted or left out when it was made, one sentence each
     unread : fields of NetParameter in wire format, as they stood in the file that the net was read from
     record : what streamexport recorded in that file when it wrote it (JSON), b"" for others
@@ -102,6 +115,7 @@ class Net:
     name: str
     layers: tuple[Layer, ...]
     preprocessing: Preprocessing | None = None
+    outputs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unread: tuple[Piece, ...] = ()
     record: bytes = field(default=b"", repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 
 from ..errors import NetError
@@ -25,7 +26,7 @@ def cut(net: Net, end: str) -> Net:
         if needed.intersection(layer.tops):
             kept.append(layer)
             needed.update(layer.bottoms)
-    return net.with_layers(tuple(reversed(kept)))
+    return replace(net, layers=tuple(reversed(kept)), outputs=net.layers[inside[-1]].tops)
 
 
 def _modules(net: Net) -> Iterator[str]:
@@ -37,4 +38,6 @@ def _modules(net: Net) -> Iterator[str]:
 
 def without_softmax(net: Net) -> Net:
     """The net without the softmax that it ends with, if it does."""
-    return net.with_layers(net.layers[:-1]) if net.layers[-1].type == "Softmax" else net
+    if net.layers[-1].type != "Softmax":
+        return net
+    return replace(net, layers=net.layers[:-1], outputs=net.layers[-1].bottoms)

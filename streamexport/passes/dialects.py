@@ -1,11 +1,17 @@
 """What Caffe and its relatives say differently.
 
-Nets come with pooling that rounds sizes down, PyTorch's way, written as BVLC master writes it: `round_mode: FLOOR`. Caffe's
-own way is to round up, and `round_mode` is known to BVLC master alone.
+Nets come with three things that not all of them know, and leave in words that the dialect's readers do:
 
-    portable    for all of them: pool rounding up, then crop to the size of a pooling without padding that comes out right
-    bvlc        `round_mode: FLOOR`
-    opencv, ssd `ceil_mode: false`
+    Pooling with `round_mode: FLOOR`, PyTorch's way of rounding sizes; Caffe's own is to round up
+        portable    pool rounding up, then crop to the size of a pooling without padding that comes out right
+        bvlc        `round_mode: FLOOR`, which BVLC master alone knows
+        opencv, ssd `ceil_mode: false`
+    Clip, which is BVLC master's
+        opencv, ssd `ReLU6` between 0 and 6; else as in portable
+        portable    ReLU of the distance from one limit, then from the other
+    Rearrange, which is nobody's: the elements of a blob in another order (`nets.views`)
+        opencv, ssd Reshape, `Permute`, Reshape
+        portable, bvlc  a 1x1 convolution that picks channels; anything else is refused
 
 Without padding Caffe's size is ceil((n - k) / s) + 1, PyTorch's with padding p is floor((n + 2p - K) / s) + 1. They agree at
 every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
@@ -13,47 +19,166 @@ every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any
 
 from ..errors import NetError
+from ..nets import kernels
 from ..nets.graph import Layer, Net
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
+HAVE_PERMUTE = ("opencv", "ssd")
 
 
 def express(net: Net, dialect: str) -> Net:
-    """The net in the words of one dialect; it computes the same."""
-    if dialect == "bvlc":
-        return net
+    """The net in the words of one dialect; it computes the same. NetError, naming all of them, where layers cannot."""
     layers: list[Layer] = []
     renamed: dict[str, str] = {}
+    refused: list[NetError] = []
     for layer in net.layers:
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
-        pooling = layer.parameters.get("pooling_param", {})
-        if pooling.get("round_mode") != "FLOOR":
-            layers.append(layer)
+        express_one = _EXPRESSIONS.get(layer.type)
+        try:
+            made = list(express_one(layer, dialect)) if express_one else [layer]
+        except NetError as error:
+            refused.append(error)
             continue
-        rest = {name: value for name, value in pooling.items() if name != "round_mode"}
-        if dialect == "portable":
-            layers += _cropped(layer, rest)
-            renamed[layer.tops[0]] = layers[-1].tops[0]
-        else:
-            layers.append(replace(layer, parameters={"pooling_param": {**rest, "ceil_mode": False}}))
-    return net.with_layers(tuple(layers))
+        if made[-1].tops != layer.tops:
+            renamed[layer.tops[0]] = made[-1].tops[0]
+        made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
+        layers += made
+    if refused:
+        names = ", ".join(f"{error.tensor}: {error.what}" for error in refused)
+        raise NetError(f"dialect {dialect} cannot express {names}", advice=refused[0].advice)
+    return replace(net, layers=tuple(layers), outputs=tuple(renamed.get(top, top) for top in net.outputs))
+
+
+def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:
+    pooling = layer.parameters["pooling_param"]
+    if pooling.get("round_mode") != "FLOOR" or dialect == "bvlc":
+        yield layer
+        return
+    rest = {name: value for name, value in pooling.items() if name != "round_mode"}
+    if dialect == "portable":
+        yield from _cropped(layer, rest)
+    else:
+        yield replace(layer, parameters={"pooling_param": {**rest, "ceil_mode": False}})
 
 
 def _cropped(layer: Layer, pooling: Mapping[str, Any]) -> Iterator[Layer]:
-    kernel = pooling["kernel_size"] + pooling["stride"] - 1 - 2 * pooling["pad"]
-    if kernel < 1:
+    kernel, stride, pad = (_sizes(pooling, *names) for names in _WINDOW)
+    reference = [k + s - 1 - 2 * p for k, s, p in zip(kernel, stride, pad, strict=True)]
+    if min(reference) < 1:
         raise NetError(
             "its pooling has more padding than can be cropped again",
             tensor=f"layer {layer.name}",
             advice="use --dialect bvlc, opencv or ssd",
         )
     size, crop = f"{layer.name}.size", f"{layer.name}.crop"
-    yield replace(layer, parameters={"pooling_param": pooling})
-    reference = {"pool": "MAX", "kernel_size": kernel, "stride": pooling["stride"]}
-    yield Layer(size, "Pooling", layer.bottoms, (size,), {"pooling_param": reference})
+    # Not the shapes that torch says: those are the cropped one's.
+    yield replace(layer, parameters={"pooling_param": pooling}, origin=None, shapes=())
+    window: dict[str, Any] = {"pool": "MAX"}
+    for (whole, *parts), pair in zip(_WINDOW[:2], (reference, stride), strict=True):
+        window |= {whole: pair[0]} if pair[0] == pair[1] else dict(zip(parts, pair, strict=True))
+    yield Layer(size, "Pooling", layer.bottoms, (size,), {"pooling_param": window})
     yield Layer(crop, "Crop", (*layer.tops, size), (crop,), {"crop_param": {"axis": 2, "offset": [0]}})
+
+
+_WINDOW = (("kernel_size", "kernel_h", "kernel_w"), ("stride", "stride_h", "stride_w"), ("pad", "pad_h", "pad_w"))
+
+
+def _sizes(pooling: Mapping[str, Any], whole: str, *parts: str) -> list[int]:
+    """Both sizes of a window."""
+    default = pooling.get(whole, 0 if whole == "pad" else 1)
+    return [pooling.get(part, default) for part in parts]
+
+
+def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
+    """h - ReLU(h - l - ReLU(x - l)), with limits l and h."""
+    low, high = (layer.parameters["clip_param"][name] for name in ("min", "max"))
+    if dialect == "bvlc":
+        yield layer
+        return
+    if dialect in HAVE_PERMUTE and (low, high) == (0, 6):
+        yield replace(layer, type="ReLU6", parameters={})
+        return
+    steps: list[tuple[str, str, Mapping[str, Any]]] = [
+        ("low", "Power", {"power_param": {"shift": -low}}),
+        ("above", "ReLU", {}),
+        ("high", "Power", {"power_param": {"scale": -1.0, "shift": high - low}}),
+        ("below", "ReLU", {}),
+        ("", "Power", {"power_param": {"scale": -1.0, "shift": high}}),
+    ]
+    bottoms = layer.bottoms
+    for part, kind, parameters in steps[1 if not low else 0 :]:
+        name = f"{layer.name}.{part}" if part else layer.name
+        yield Layer(name, kind, bottoms, (name,), parameters, shapes=layer.shapes)
+        bottoms = (name,)
+
+
+def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
+    parameters = layer.parameters["rearrange_param"]
+    blob, shape = parameters["blob"], parameters["shape"]
+    atoms, order = tuple(parameters["atoms"]), tuple(parameters["order"])
+    if blob[0] == 1:  # a batch of one is no atom
+        atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
+    turned = tuple(atoms[atom] for atom in order)
+    if dialect in HAVE_PERMUTE:
+        steps: list[Layer] = _reshape(layer, "split", blob, atoms)
+        steps.append(
+            Layer(f"{layer.name}.turn", "Permute", (), (), {"permute_param": {"order": order}}, shapes=(turned,))
+        )
+        steps += _reshape(layer, "join", turned, shape)
+    else:
+        columns = _channels(blob, atoms, order)
+        if columns is None:
+            raise NetError(
+                f"turns dimensions of {list(blob)}",
+                tensor=f"layer {layer.name}",
+                advice="--dialect opencv or ssd has the layer Permute for it",
+            )
+        channels = blob[1]
+        image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))
+        window = {"num_output": channels, "bias_term": False, "pad": [0], "kernel_size": [1], "stride": [1]}
+        picking = kernels.selected((channels, channels, 1, 1), columns)
+        steps = _reshape(layer, "split", blob, image)
+        steps.append(
+            Layer(
+                f"{layer.name}.pick", "Convolution", (), (), {"convolution_param": window}, (picking,), shapes=(image,)
+            )
+        )
+        steps += _reshape(layer, "join", image, shape)
+    bottoms = layer.bottoms
+    for step in steps[:-1]:
+        yield replace(step, bottoms=bottoms, tops=(step.name,))
+        bottoms = (step.name,)
+    yield replace(steps[-1], name=layer.name, bottoms=bottoms, tops=layer.tops)
+
+
+def _reshape(layer: Layer, part: str, shape: Sequence[int], wanted: Sequence[int]) -> list[Layer]:
+    if tuple(shape) == tuple(wanted):
+        return []
+    dims = [0, *wanted[1:]] if shape[0] == wanted[0] else list(wanted)
+    parameters = {"reshape_param": {"shape": {"dim": dims}}}
+    return [Layer(f"{layer.name}.{part}", "Reshape", (), (), parameters, shapes=(tuple(wanted),))]
+
+
+def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -> list[int] | None:
+    """Which channel each one comes from, if nothing but the second axis of a blob is rearranged; else None."""
+    count = next((n for n in range(1, len(atoms) + 1) if prod(atoms[1:n]) == blob[1]), None)
+    if count is None or order[0] or list(order[count:]) != list(range(count, len(order))):
+        return None
+    inner = order[1:count]
+    steps = {atom: prod(atoms[atom + 1 : count]) for atom in inner}
+    ranges = (range(atoms[atom]) for atom in inner)
+    return [sum(place * steps[atom] for place, atom in zip(places, inner, strict=True)) for places in product(*ranges)]
+
+
+_EXPRESSIONS: Mapping[str, Callable[[Layer, str], Iterator[Layer]]] = {
+    "Pooling": _pooling,
+    "Clip": _clip,
+    "Rearrange": _rearrange,
+}

@@ -47,7 +47,7 @@ def rename(net: Net, style: str) -> Net:
         tops[layer.tops[0]] = top
         bottoms = tuple(tops[bottom] for bottom in layer.bottoms)
         layers.append(replace(layer, name=name, bottoms=bottoms, tops=(top,)))
-    return net.with_layers(tuple(layers))
+    return replace(net, layers=tuple(layers), outputs=tuple(tops[top] for top in net.outputs))
 
 
 def _stem(layer: Layer) -> str:

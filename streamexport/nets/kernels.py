@@ -1,0 +1,109 @@
+"""Blobs that no checkpoint holds: constants, selections, and kernels that are embedded in larger ones.
+
+All are computed range by range, like everything else that becomes a file.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from math import prod
+from sys import byteorder
+from typing import TYPE_CHECKING
+
+from ..extents import Literal, Source
+from ..tensors import FLOAT32, Computed
+from .graph import Blob
+
+if TYPE_CHECKING:
+    from ..tensors import Array
+
+Shape = tuple[int, ...]
+
+
+def filled(shape: Shape, value: float) -> Blob:
+    """A blob whose elements are all alike."""
+    return Blob(shape, Filled(prod(shape), value))
+
+
+def selected(shape: Shape, columns: Sequence[int | None]) -> Blob:
+    """A blob whose rows (its first axis) have a single 1, at these places of the row, or none."""
+    return Blob(shape, Selected(prod(shape[1:]), columns))
+
+
+def literal(shape: Shape, values: Sequence[float]) -> Blob:
+    """A small blob of these values, rounded to float32."""
+    floats = array("f", values)
+    if byteorder == "big":
+        floats.byteswap()
+    return Blob(shape, Literal(floats.tobytes()))
+
+
+class Filled(Computed):
+    """`count` times the same number."""
+
+    dtype, name = FLOAT32, "constant"
+
+    def __init__(self, count: int, value: float) -> None:
+        self.count, self.value = count, value
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return ()
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        return np.full(last - first, self.value, self.dtype.code)
+
+
+class Selected(Computed):
+    """The rows of a matrix of `width` columns with a 1 at one place of each, zeros else."""
+
+    dtype, name = FLOAT32, "selection"
+
+    def __init__(self, width: int, columns: Sequence[int | None]) -> None:
+        self.ones = [row * width + column for row, column in enumerate(columns) if column is not None]
+        self.count = width * len(columns)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return ()
+
+    def elements(self, first: int, last: int) -> Array:
+        from bisect import bisect_left
+
+        import numpy as np
+
+        made = np.zeros(last - first, self.dtype.code)
+        inside = self.ones[bisect_left(self.ones, first) : bisect_left(self.ones, last)]
+        made[[one - first for one in inside]] = 1
+        return made
+
+
+class Embedded(Computed):
+    """Kernels in larger ones that are zero around them and, with steps, between their elements.
+
+    The last two axes of `values`, of shape `kernel`, are laid out in `room`, from `offset` on and `step` apart.
+    """
+
+    def __init__(self, values: Computed, kernel: Shape, room: Shape, offset: Shape, step: Shape = (1, 1)) -> None:
+        self.values, self.kernel, self.room, self.offset, self.step = values, kernel, room, offset, step
+        self.name, self.dtype = values.name, values.dtype
+        self.count = values.count // prod(kernel) * prod(room)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.values.sources
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        # Kernels are small: whole ones are made, and cut.
+        large, small = prod(self.room), prod(self.kernel)
+        begin, end = first // large, -(-last // large)
+        made = np.zeros((end - begin, *self.room), self.dtype.code)
+        kernels = self.values.elements(begin * small, end * small).reshape(end - begin, *self.kernel)
+        rows, columns = (slice(o, o + s * k, s) for o, s, k in zip(self.offset, self.step, self.kernel, strict=True))
+        made[:, rows, columns] = kernels
+        return made.reshape(-1)[first - begin * large : last - begin * large]

@@ -1,0 +1,420 @@
+"""What operators of torch's become Caffe layers with: the values between them, and the net in the making.
+
+An operator is a function whose arguments are named and ordered as ATen's, decorated with the names that it is known by:
+
+    @operator("relu")
+    def _relu(net: Lowering, x: Operand) -> Value:
+        return net.pointwise("ReLU", x)
+
+`Lowering` hands it operands: a `Value` is the top of a layer, seen through a `View`; a `Constant` is made of parameters and
+of numbers alone, and becomes a blob, or a number in a layer's parameters. What cannot be expressed exactly is refused by
+`UnsupportedError`; the caller says where.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..extents import Literal
+from ..tensors import FLOAT32, Tensor
+from . import kernels
+from .graph import Blob, Call, Layer, computed
+from .views import View
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+
+SMALL = 1 << 20
+"""Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from."""
+
+
+class UnsupportedError(Exception):
+    """Caffe has nothing that computes this. `advice` is what would work."""
+
+    def __init__(self, what: str, advice: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.advice = what, advice
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a layer makes: a top, the shape of its blob, and how torch's dimensions are made of it.
+
+    Attributes
+    ----------
+    padding : zeros that are to stand around the last two dimensions, not laid out yet: top, bottom, left, right
+    label : what a layer is called that brings the view about
+    """
+
+    top: str
+    blob: Shape
+    view: View
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    label: Label | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """As torch says."""
+        above, below, left, right = self.padding
+        if not any(self.padding):
+            return self.view.shape
+        *rest, height, width = self.view.shape
+        return (*rest, above + height + below, left + width + right)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor that depends on no input: a parameter or buffer, or computed from some.
+
+    Attributes
+    ----------
+    origin : the state-dict names that it is made from
+    tensor : where it lies, for a parameter or buffer of the checkpoint
+    compute : makes it; only for small ones
+    """
+
+    shape: Shape
+    origin: tuple[str, ...]
+    tensor: Tensor | None
+    compute: Callable[[], torch.Tensor]
+
+    @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+    def value(self) -> torch.Tensor:
+        """Its elements. UnsupportedError if they are too many to be held."""
+        if self.count > SMALL:
+            raise UnsupportedError(f"computes with {', '.join(self.origin) or 'a constant'} of {self.count} elements")
+        return self.compute()
+
+    def number(self) -> float:
+        """The only element."""
+        return float(self.value().reshape(()))
+
+
+Operand = Value | Constant | float
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a node's layers are called after.
+
+    Attributes
+    ----------
+    base : the module's path, or that of the module around it and the name of the function
+    key : of the call of the module, or of the node: those that share a base are numbered by it
+    """
+
+    base: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis of a window that slides over an image; `low` and `high` are the padding before and behind it."""
+
+    kernel: int
+    stride: int = 1
+    low: int = 0
+    high: int = 0
+    dilation: int = 1
+
+    @property
+    def extent(self) -> int:
+        """The kernel's reach, dilation included."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def convolved(self, size: int) -> int:
+        return (size + self.low + self.high - self.extent) // self.stride + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What slides over height and width."""
+
+    axes: tuple[Axis, Axis]
+
+    def symmetric(self, weight: Blob) -> tuple[Window, Blob]:
+        """The same with as much padding on both sides, zeros in the kernel on the side that has less."""
+        if all(axis.low == axis.high for axis in self.axes):
+            return self, weight
+        axes, rooms, offsets, steps = [], [], [], []
+        for axis in self.axes:
+            most, missing = max(axis.low, axis.high), abs(axis.high - axis.low)
+            # Zeros between the elements where the dilated kernel would not meet the room's edge.
+            step = axis.dilation if missing % axis.dilation else 1
+            dilation = axis.dilation // step
+            rooms.append((axis.extent + missing - 1) // dilation + 1)
+            offsets.append((most - axis.low) // dilation)
+            steps.append(step)
+            axes.append(Axis(rooms[-1], axis.stride, most, most, dilation))
+        kernel = weight.shape[-2:]
+        values = kernels.Embedded(computed(weight), kernel, tuple(rooms), tuple(offsets), tuple(steps))
+        first, second = axes
+        return Window((first, second)), replace(weight, shape=(*weight.shape[:-2], *rooms), values=values)
+
+    def parameters(self) -> dict[str, Any]:
+        """In Caffe's words, for a convolution."""
+        pad, kernel, stride, dilation = (
+            [getattr(axis, name) for axis in self.axes] for name in ("low", "kernel", "stride", "dilation")
+        )
+        if any(first != second for first, second in (pad, kernel, stride)):
+            parameters: dict[str, Any] = {
+                f"{name}_{side}": value
+                for name, pair in (("pad", pad), ("kernel", kernel), ("stride", stride))
+                for side, value in zip("hw", pair, strict=True)
+            }
+        else:
+            parameters = {"pad": pad[:1], "kernel_size": kernel[:1], "stride": stride[:1]}
+        if dilation != [1, 1]:
+            parameters["dilation"] = dilation[:1] if dilation[0] == dilation[1] else dilation
+        return parameters
+
+
+ONE_PIXEL = Window((Axis(1), Axis(1)))
+
+Operator = Callable[..., Any]
+OPERATORS: dict[str, Operator] = {}
+Function = TypeVar("Function", bound=Operator)
+
+
+def operator(*names: str) -> Callable[[Function], Function]:
+    """Registers a function for ATen operators, by name, or by name and overload."""
+
+    def register(function: Function) -> Function:
+        for name in names:
+            assert name not in OPERATORS, name
+            OPERATORS[name] = function
+        return function
+
+    return register
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A layer whose name is not settled: that depends on how many others want it."""
+
+    label: Label
+    part: str
+    layer: Layer
+
+
+@dataclass
+class Lowering:
+    """The net in the making.
+
+    Attributes
+    ----------
+    function : the ATen operator whose layers are being made
+    label : of its node
+    shape : of its result, as torch says
+    shapes : of its results, where it has several
+    used : which of these are used
+    made : values that were given another shape or order before, by what they were and became
+    """
+
+    function: str = ""
+    label: Label = Label("")
+    shape: Shape = ()
+    shapes: tuple[Shape, ...] = ()
+    used: frozenset[int] = frozenset()
+    drafts: list[_Draft] = field(default_factory=list)
+    made: dict[object, Value] = field(default_factory=dict)
+
+    def at(self, shape: Shape) -> Lowering:
+        """For a function that makes one result, called for one of several."""
+        self.shape = shape
+        return self
+
+    # Layers
+
+    def layers(
+        self,
+        kind: str,
+        bottoms: Sequence[Value],
+        shapes: Sequence[Shape],
+        parameters: Mapping[str, Any] | None = None,
+        blobs: Sequence[Blob] = (),
+        part: str = "",
+    ) -> list[Value]:
+        """Adds a layer with a top of each of these shapes; `part` tells it from others that the same node makes."""
+        number = len(self.drafts)
+        tops = tuple(f"{number}:{index}" for index in range(len(shapes)))
+        names = tuple(value.top for value in bottoms)
+        layer = Layer("", kind, names, tops, parameters or {}, tuple(blobs), shapes=tuple(shapes))
+        self.drafts.append(_Draft(self.label, part, layer))
+        return [Value(top, shape, View.of(shape)) for top, shape in zip(tops, shapes, strict=True)]
+
+    def layer(
+        self,
+        kind: str,
+        bottoms: Sequence[Value],
+        shape: Shape,
+        parameters: Mapping[str, Any] | None = None,
+        blobs: Sequence[Blob] = (),
+        part: str = "",
+    ) -> Value:
+        """Adds a layer with one top of this shape."""
+        (top,) = self.layers(kind, bottoms, [shape], parameters, blobs, part)
+        return top
+
+    def pointwise(self, kind: str, x: Operand, parameters: Mapping[str, Any] | None = None, part: str = "") -> Value:
+        """A layer that works on each element by itself, whatever the blob's shape."""
+        x = self.activation(x)
+        return replace(self.layer(kind, [x], x.blob, parameters, part=part), view=x.view)
+
+    def power(self, x: Operand, power: float = 1, scale: float = 1, shift: float = 0, part: str = "") -> Value:
+        """(shift + scale * x) ** power"""
+        given = {"power": power, "scale": scale, "shift": shift}
+        defaults = {"power": 1, "scale": 1, "shift": 0}
+        changed = {name: float(value) for name, value in given.items() if value != defaults[name]}
+        return self.pointwise("Power", x, {"power_param": changed}, part)
+
+    def eltwise(self, method: str, x: Value, y: Value, coefficients: Sequence[float] = (), part: str = "") -> Value:
+        """Two values of the same shape, element by element: SUM, PROD or MAX."""
+        x, y = self.activation(x), self.activation(y)
+        if (x.view, x.blob) != (y.view, y.blob):
+            x, y = self.in_order(x), self.in_order(y)
+            if x.blob != y.blob:
+                y = self.reshaped(y, x.blob)
+            x = replace(x, view=View.of(x.shape))
+        parameters = {"eltwise_param": {"operation": method, **({"coeff": list(coefficients)} if coefficients else {})}}
+        return replace(self.layer("Eltwise", [x, y], x.blob, parameters, part=part), view=x.view)
+
+    # Operands
+
+    def activation(self, x: Operand) -> Value:
+        """An operand that depends on the input, padding laid out."""
+        if not isinstance(x, Value):
+            raise UnsupportedError("takes a constant where only activations can be")
+        return self._laid_out(x) if any(x.padding) else x
+
+    def in_order(self, x: Operand) -> Value:
+        """A value whose elements stand in the blob in torch's order."""
+        x = self.activation(x)
+        return x if x.view.is_in_order else self._rearranged(x)
+
+    def reshaped(self, x: Operand, shape: Shape, part: str = "reshape") -> Value:
+        """A value whose blob has this shape, its elements in torch's order."""
+        x = self.in_order(x)
+        if x.blob == shape:
+            return replace(x, view=View.of(shape), label=None)
+        if (x.top, shape) in self.made:
+            return self.made[x.top, shape]
+        keeps_batch = len(shape) > 1 and shape[:1] == x.blob[:1]
+        label, part = (x.label, "") if x.label else (self.label, part)
+        mine, self.label = self.label, label
+        if keeps_batch and len(shape) == 2:
+            made = self.layer("Flatten", [x], shape, part=part)
+        else:
+            dims = [0, *shape[1:]] if keeps_batch else list(shape)
+            made = self.layer("Reshape", [x], shape, {"reshape_param": {"shape": {"dim": dims}}}, part=part)
+        self.label = mine
+        self.made[x.top, shape] = made
+        return made
+
+    def image(self, x: Operand, rank: int = 4) -> Value:
+        """A value whose blob has torch's own shape, which has to have four dimensions."""
+        x = self.activation(x)
+        if len(x.shape) != rank:
+            raise UnsupportedError(f"of {len(x.shape)} dimensions: {list(x.shape)}", "batches of images have four")
+        return self.reshaped(x, x.shape)
+
+    def blob(self, constant: Operand, shape: Shape | None = None) -> Blob:
+        """A constant as a blob, in another shape of as many elements if need be."""
+        if not isinstance(constant, Constant):
+            raise UnsupportedError("takes as a weight what depends on the input")
+        shape = constant.shape if shape is None else shape
+        if constant.tensor is not None:
+            return Blob(shape, constant.tensor.as_float32(), origin=constant.origin)
+        values = constant.value().detach().float().contiguous().numpy().astype(FLOAT32.code)
+        return Blob(shape, Literal(values.tobytes()), origin=constant.origin)
+
+    def convolution(
+        self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
+    ) -> Value:
+        """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
+        window, weight = window.symmetric(weight)
+        batch, _, *size = x.blob
+        outputs = weight.shape[0]
+        shape = (batch, outputs, *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
+        if min(shape) < 1:
+            raise UnsupportedError(f"leaves nothing of an image of {size}")
+        parameters = {
+            "num_output": outputs,
+            **({"bias_term": False} if bias is None else {}),
+            **window.parameters(),
+            **({"group": groups} if groups > 1 else {}),
+        }
+        blobs = (weight,) if bias is None else (weight, bias)
+        return self.layer("Convolution", [x], shape, {"convolution_param": parameters}, blobs, part)
+
+    def mixed(self, x: Value, weight: Blob, bias: Blob | None = None, part: str = "") -> Value:
+        """A 1x1 convolution: every pixel's channels multiplied by a matrix."""
+        outputs = weight.shape[0]
+        return self.convolution(x, replace(weight, shape=(outputs, x.blob[1], 1, 1)), bias, ONE_PIXEL, part=part)
+
+    def _laid_out(self, x: Value) -> Value:
+        """Zeros around an image: a convolution of each channel with a single one."""
+        above, below, left, right = x.padding
+        if min(x.padding) < 0:
+            raise UnsupportedError("pads by a negative number", "slice instead")
+        x = self.image(replace(x, padding=(0, 0, 0, 0)))
+        channels = x.blob[1]
+        window = Window((Axis(1, low=above, high=below), Axis(1, low=left, high=right)))
+        return self.convolution(x, kernels.filled((channels, 1, 1, 1), 1), None, window, channels, "pad")
+
+    def _rearranged(self, x: Value) -> Value:
+        """What a view says, as a layer that `passes.dialects` puts into the words of each dialect."""
+        if (x.top, x.view) in self.made:
+            return self.made[x.top, x.view]
+        parameters = {"blob": x.blob, "atoms": x.view.atoms, "order": x.view.order, "shape": x.shape}
+        made = self.layer("Rearrange", [x], x.shape, {"rearrange_param": parameters}, part="permute")
+        self.made[x.top, x.view] = made
+        return made
+
+    # The end
+
+    def finished(self, net_input: str) -> tuple[tuple[Layer, ...], dict[str, str]]:
+        """The layers with their names, and the tops by what they were called meanwhile. Tops are called like layers."""
+        names = self._names()
+        tops = {net_input: net_input}
+        layers = []
+        for draft, name in zip(self.drafts, names, strict=True):
+            several = len(draft.layer.tops) > 1
+            named = tuple(f"{name}.{index}" if several else name for index in range(len(draft.layer.tops)))
+            tops.update(zip(draft.layer.tops, named, strict=True))
+            bottoms = tuple(tops[bottom] for bottom in draft.layer.bottoms)
+            layers.append(replace(draft.layer, name=name, bottoms=bottoms, tops=named))
+        return tuple(layers), tops
+
+    def _names(self) -> list[str]:
+        """Layers are called after modules; where several nodes share a name, after their numbers too."""
+        keys: dict[str, list[str]] = {}
+        for draft in self.drafts:
+            known = keys.setdefault(draft.label.base, [])
+            if draft.label.key not in known:
+                known.append(draft.label.key)
+        taken: Counter[str] = Counter()
+        names = []
+        for draft in self.drafts:
+            same = keys[draft.label.base]
+            name = draft.label.base + (str(same.index(draft.label.key) + 1) if len(same) > 1 else "")
+            name += f".{draft.part}" if draft.part else ""
+            taken[name] += 1
+            names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+        return names
+
+    def mark(self, value: Value, call: Call) -> None:
+        """Says that a value is what a call of a module returns."""
+        number, _, index = value.top.partition(":")
+        if index == "0":
+            draft = self.drafts[int(number)]
+            draft.layer = replace(draft.layer, origin=draft.layer.origin or call)

@@ -1,0 +1,176 @@
+"""Modules of the user's, built without their weights.
+
+`MODULE:CALLABLE` or `FILE.py:CALLABLE` names what builds a `torch.nn.Module`: a class or a function. It is called on the
+meta device, where tensors have shapes and no elements. Some constructors cannot work there, because they compute with
+tensors; and buffers that a checkpoint does not hold have no values there. Such modules are built a second time on the CPU,
+where memory that nobody writes to is never resident: whatever would fill a large tensor is skipped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import Error, NetError, reason
+from ..tensors import Tensor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COUNTER = "num_batches_tracked"
+LARGE = 1 << 14
+"""Elements from which on a tensor is left as it is while a module is built on the CPU."""
+
+
+def is_named(net: str) -> bool:
+    """Whether --net names a callable rather than a built-in net."""
+    return ":" in net
+
+
+def build(net: str, arguments: str | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """The module that a callable builds, in evaluation mode, and notes on how.
+
+    Parameters
+    ----------
+    net : MODULE:CALLABLE or FILE.py:CALLABLE; modules are found in the working directory, too
+    arguments : JSON of an object, given as keywords
+
+    Raises
+    ------
+    NetError : it cannot be found or called, or builds no module
+    """
+    import torch
+
+    make = _callable(net)
+    keywords = _keywords(arguments)
+    notes = []
+    try:
+        with torch.device("meta"):
+            module = _made(net, make, keywords)
+        is_complete = not _missing_buffers(module)
+    except NetError as error:
+        is_complete, why = False, error.what
+    else:
+        why = "it has buffers that are in no state dict"
+    if not is_complete:
+        with _uninitialised():
+            module = _made(net, make, keywords)
+        notes.append(f"built on the CPU with weights left out: {why}")
+    return module.eval().requires_grad_(False), tuple(notes)
+
+
+def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
+    """NetError, listing them, if a checkpoint's tensors are not those of the module."""
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if hasattr(value, "shape")}
+    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
+    unexpected = [name for name in tensors if name not in wanted]
+    found = [
+        f"{name} is {list(t.shape)}, not {list(wanted[name])}"
+        for name, t in tensors.items()
+        if name in wanted and t.shape != wanted[name]
+    ]
+    for name in missing:
+        near = get_close_matches(name, unexpected, 1, 0.7)
+        found.append(f"{name} is missing" + (f" (there is {near[0]})" if near else ""))
+    found += [f"{name} is not expected" for name in unexpected]
+    if found:
+        listed = ", ".join(found[:MOST]) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
+        raise NetError(
+            f"does not fit {net}: {listed}", advice="--net and --net-args have to build the module that was trained"
+        )
+
+
+MOST = 8
+"""Misfits that a message lists."""
+
+
+def _keywords(arguments: str | None) -> dict[str, Any]:
+    try:
+        keywords = json.loads(arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise NetError(f"--net-args is not JSON: {error}", advice="""write it like '{"num_classes": 10}'""") from error
+    if not isinstance(keywords, dict):
+        raise NetError("--net-args is no JSON object", advice="""write it like '{"num_classes": 10}'""")
+    return keywords
+
+
+def _callable(net: str) -> Callable[..., object]:
+    place, _, name = net.rpartition(":")
+    try:
+        module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+    except Error:
+        raise
+    except Exception as error:  # whatever the user's code raises while it is imported
+        raise NetError(f"{place} cannot be imported: {_said(error)}") from error
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        near = get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], 3, 0.5)
+        advice = f"did you mean {' or '.join(near)}?" if near else "name a class or a function that builds the module"
+        raise NetError(f"{place} has no callable {name!r}", advice=advice)
+    return cast("Callable[..., object]", found)
+
+
+def _from_path(place: str) -> object:
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return importlib.import_module(place)
+
+
+def _from_file(path: Path) -> object:
+    if not path.is_file():
+        raise NetError("no such file", file=str(path))
+    sys.path.insert(0, str(path.resolve().parent))  # for what it imports from beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses and pickles of the file look it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) -> nn.Module:
+    from torch import nn
+
+    try:
+        made = make(**keywords)
+    except Exception as error:  # whatever the user's code raises
+        advice = "give arguments with --net-args" if isinstance(error, TypeError) else None
+        raise NetError(f"{net} cannot be built: {_said(error)}", advice=advice) from error
+    if not isinstance(made, nn.Module):
+        raise NetError(f"{net} builds a {type(made).__name__}, not a torch.nn.Module")
+    return made
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {reason(error)}"
+
+
+def _missing_buffers(module: nn.Module) -> list[str]:
+    """Buffers without values that no checkpoint will bring."""
+    held = module.state_dict(keep_vars=True)
+    return [name for name, buffer in module.named_buffers() if name not in held and buffer.is_meta]
+
+
+@contextmanager
+def _uninitialised() -> Iterator[None]:
+    """Leaves large tensors as they are allocated: what an operator would write into them in place is left out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Skip(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func._schema.name.endswith("_") and args[0].numel() >= LARGE:
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    with Skip():  # type: ignore[no-untyped-call]
+        yield

@@ -1,0 +1,5 @@
+"""ATen's operators as Caffe layers, one function each, by kind. Importing this registers all of them."""
+
+from . import activations, arithmetic, convolutions, normalizations, poolings, shapes
+
+__all__ = ["activations", "arithmetic", "convolutions", "normalizations", "poolings", "shapes"]

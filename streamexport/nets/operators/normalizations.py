@@ -1,0 +1,208 @@
+"""Batch, instance, group and layer normalization.
+
+Caffe's MVN divides by (deviation + epsilon), torch by sqrt(variance + epsilon); so only its centring is used, and the rest
+is composed: the mean square by pooling, its power -0.5, and a product by Scale with two bottoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from .. import kernels
+from ..graph import Blob
+from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from ..views import View
+from .convolutions import channels_last, turned_back
+
+ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe divides the first two
+
+
+@operator("_native_batch_norm_legit_no_training")
+def _batch_norm_stored(
+    net: Lowering,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand,
+    variance: Operand,
+    _: float,
+    eps: float,
+) -> list[Value | None]:
+    x = net.activation(x)
+    if len(x.shape) == 3:  # OpenCV takes two dimensions, or four
+        batch, channels, length = x.shape
+        image = net.reshaped(x, (batch, channels, 1, length), "image")
+    else:
+        image = net.reshaped(x, x.shape)
+    parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
+    blobs = (net.blob(mean), net.blob(variance), ONE)
+    made = net.layer("BatchNorm", [image], image.blob, parameters, blobs)
+    made = affine(net, made, weight, bias, 1, "scale")
+    return [replace(made, view=View.of(x.shape)), None, None]
+
+
+@operator("batch_norm")
+def _batch_norm(
+    net: Lowering,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand | None,
+    variance: Operand | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Value:
+    if training or mean is None or variance is None:
+        return _instance_norm(net, x, weight, bias, None, None, True, momentum, eps)
+    (made, *_rest) = _batch_norm_stored(net, x, weight, bias, mean, variance, momentum, eps)
+    assert made is not None
+    return made
+
+
+@operator("_native_batch_norm_legit", "_native_batch_norm_legit_functional")
+def _batch_norm_of_the_batch(
+    net: Lowering, x: Operand, weight: Operand | None, bias: Operand | None, *rest: Any
+) -> list[Value | None]:
+    """Statistics of the batch itself: for a batch of one they are those of each image's channels."""
+    *_, training, _momentum, eps = rest
+    x = net.activation(x)
+    if x.shape[0] != 1 or not training:
+        raise UnsupportedError(
+            "normalizes with the statistics of the batch", "call eval() on it, with tracked statistics"
+        )
+    batch, channels, *size = x.shape
+    made = standardised(net, x, (batch, channels, prod(size), 1), eps)
+    made = affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
+    return [made, None, None]
+
+
+@operator("instance_norm")
+def _instance_norm(
+    net: Lowering,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand | None,
+    variance: Operand | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> Value:
+    if not use_input_stats:
+        (stored, *_rest) = _batch_norm_stored(net, x, weight, bias, mean, variance, momentum, eps)  # type: ignore[arg-type]
+        assert stored is not None
+        return stored
+    x = net.activation(x)
+    batch, channels, *size = x.shape
+    made = standardised(net, x, (batch, channels, prod(size), 1), eps)
+    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
+
+
+@operator("group_norm")
+def _group_norm(
+    net: Lowering,
+    x: Operand,
+    groups: int,
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    x = net.activation(x)
+    batch, *rest = x.shape
+    made = standardised(net, x, (batch, groups, prod(rest) // groups, 1), eps)
+    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
+
+
+@operator("native_group_norm")
+def _native_group_norm(
+    net: Lowering,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    n: int,
+    c: int,
+    hw: int,
+    groups: int,
+    eps: float,
+) -> list[Value | None]:
+    return [_group_norm(net, x, groups, weight, bias, eps), None, None]
+
+
+@operator("layer_norm")
+def _layer_norm(
+    net: Lowering,
+    x: Operand,
+    normalized: Sequence[int],
+    weight: Operand | None = None,
+    bias: Operand | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Value:
+    x = net.activation(x)
+    image = channels_last(net, x) if len(normalized) == 1 else None
+    if image is not None:
+        return turned_back(affine(net, _channel_norm(net, image, eps), weight, bias, 1, "scale"), x.shape)
+    axis = len(x.shape) - len(normalized)
+    outer, inner = prod(x.shape[1:axis]), prod(normalized)
+    if not axis:
+        raise UnsupportedError("normalizes the batch")
+    made = standardised(net, x, (x.shape[0], outer, inner, 1), eps)
+    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, axis, "scale")
+
+
+@operator("native_layer_norm")
+def _native_layer_norm(
+    net: Lowering, x: Operand, normalized: Sequence[int], weight: Operand | None, bias: Operand | None, eps: float
+) -> list[Value | None]:
+    return [_layer_norm(net, x, normalized, weight, bias, eps), None, None]
+
+
+def affine(
+    net: Lowering,
+    x: Value,
+    weight: Operand | None,
+    bias: Operand | None,
+    axis: int,
+    part: str = "",
+) -> Value:
+    """Times weights, plus biases, each of which covers the axes of a blob from `axis` on, as many as it has."""
+    given = [constant for constant in (weight, bias) if isinstance(constant, Constant)]
+    if not given:
+        return x
+    shape = given[0].shape
+    scale = kernels.filled(shape, 1) if weight is None else net.blob(weight)
+    parameters: dict[str, Any] = {"axis": axis} if axis != 1 else {}
+    parameters |= {"num_axes": len(shape)} if len(shape) != 1 else {}
+    parameters |= {"bias_term": True} if bias is not None else {}
+    blobs: tuple[Blob, ...] = (scale,) if bias is None else (scale, net.blob(bias))
+    made = net.layer("Scale", [x], x.blob, {"scale_param": parameters}, blobs, part)
+    return replace(made, view=x.view)
+
+
+def standardised(net: Lowering, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:
+    """(x - mean) / sqrt(variance + eps) of each channel of `x` as an image of this shape."""
+    image = net.reshaped(x, shape, "image")
+    centred = net.layer("MVN", [image], shape, {"mvn_param": {"normalize_variance": False}}, part="centred")
+    square = net.power(centred, power=2, part="square")
+    pooled = {"pool": "AVE", "global_pooling": True}
+    variance = net.layer("Pooling", [square], (*shape[:2], 1, 1), {"pooling_param": pooled}, part="variance")
+    inverse = net.reshaped(net.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
+    return net.layer("Scale", [centred, inverse], shape, {"scale_param": {"axis": 0}})
+
+
+def _channel_norm(net: Lowering, image: Value, eps: float) -> Value:
+    """The same over the channels of each pixel; sums over channels are 1x1 convolutions."""
+    channels = image.blob[1]
+    mean, spread = kernels.filled((1, channels), 1 / channels), kernels.filled((channels, 1), 1)
+    means = net.mixed(net.mixed(image, mean, part="mean"), spread, part="mean_spread")
+    centred = net.eltwise("SUM", image, means, (1.0, -1.0), "centred")
+    square = net.power(centred, power=2, part="square")
+    inverse = net.power(net.mixed(square, mean, part="variance"), power=-0.5, shift=eps, part="deviation")
+    return net.eltwise("PROD", centred, net.mixed(inverse, spread, part="deviation_spread"))

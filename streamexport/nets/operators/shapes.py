@@ -1,0 +1,399 @@
+"""What moves elements about without computing with them: views, slices, concatenation, padding, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from math import floor, prod
+from typing import Any
+
+from .. import kernels
+from ..graph import Blob
+from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator
+from ..views import View
+
+Matrix = list[list[float]]
+
+WHOLE = 2**63 - 1  # what torch writes for the end of a slice that goes on to the last
+
+
+@operator(
+    "clone",
+    "alias",
+    "contiguous",
+    "detach",
+    "lift_fresh_copy",
+    "lift_fresh",
+    "dropout",
+    "native_dropout",
+    "feature_dropout",
+)
+def _identity(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
+    return x
+
+
+@operator("_to_copy", "to")
+def _to(net: Lowering, x: Operand, *_: Any, dtype: Any = None, **__: Any) -> Operand:
+    if dtype is not None and not str(dtype).endswith("float32"):
+        raise UnsupportedError(f"changes the type of an activation to {dtype}", "Caffe computes in float32")
+    return x
+
+
+@operator("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy")
+def _view(net: Lowering, x: Operand, *_: Any, **__: Any) -> Value:
+    x = net.activation(x)
+    view = x.view.reshaped(net.shape)
+    if view is None:
+        x = net.in_order(x)
+        view = View.of(net.shape)
+    return replace(x, view=view, label=net.label)
+
+
+@operator("permute")
+def _permute(net: Lowering, x: Operand, dims: Sequence[int]) -> Value:
+    x = net.activation(x)
+    order = [dim % len(dims) for dim in dims]
+    return replace(x, view=x.view.permuted(order), label=net.label)
+
+
+@operator("transpose", "swapaxes", "t")
+def _transpose(net: Lowering, x: Operand, first: int = 0, second: int = 1) -> Value:
+    rank = len(net.shape)
+    order = list(range(rank))
+    order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
+    return _permute(net, x, order)
+
+
+@operator("expand")
+def _expand(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
+    return spread(net, net.activation(x), net.shape)
+
+
+def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread") -> Value:
+    """A value repeated along the dimensions in which it has a size of 1 and `shape` more."""
+    own = (1,) * (len(shape) - len(x.shape)) + x.shape
+    x = replace(x, view=_reshaped_view(net, x, own))
+    if own == shape:
+        return x
+    if len(shape) != 4 or own[0] != shape[0]:
+        raise UnsupportedError(
+            f"repeats {list(own)} to {list(shape)}", "only images are repeated, along channels or pixels"
+        )
+    x = net.reshaped(x, own)
+    if own[2:] != shape[2:]:
+        if own[2:] != (1, 1):
+            raise UnsupportedError(f"repeats {list(own)} to {list(shape)}")
+        ones = kernels.filled((own[1], 1, *shape[2:]), 1)
+        window = Window((Axis(shape[2]), Axis(shape[3])))
+        parameters = {"num_output": own[1], "bias_term": False, **window.parameters(), "group": own[1]}
+        x = net.layer("Deconvolution", [x], (*own[:2], *shape[2:]), {"convolution_param": parameters}, [ones], part)
+    if own[1] != shape[1]:
+        x = net.mixed(x, kernels.filled((shape[1], 1), 1), part=part)
+    return x
+
+
+def _reshaped_view(net: Lowering, x: Value, shape: tuple[int, ...]) -> View:
+    view = x.view.reshaped(shape)
+    assert view is not None  # only sizes of 1 come and go
+    return view
+
+
+@operator("cat", "concat")
+def _cat(net: Lowering, tensors: Sequence[Operand], dim: int = 0) -> Value:
+    axis = dim % len(net.shape)
+    values = [net.activation(x) for x in tensors]
+    values = [net.reshaped(x, x.shape) for x in values]
+    if len(values) == 1:
+        return values[0]
+    return net.layer("Concat", values, net.shape, {"concat_param": {"axis": axis}})
+
+
+@operator("stack")
+def _stack(net: Lowering, tensors: Sequence[Operand], dim: int = 0) -> Value:
+    axis = dim % len(net.shape)
+    one = (*net.shape[:axis], 1, *net.shape[axis + 1 :])
+    values = [net.reshaped(net.activation(x), one) for x in tensors]
+    return net.layer("Concat", values, net.shape, {"concat_param": {"axis": axis}})
+
+
+@operator("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
+def _split(net: Lowering, x: Operand, *_: Any, dim: int | None = None, **__: Any) -> list[Value | None]:
+    """The sizes of the parts are what torch made of the arguments."""
+    x = net.activation(x)
+    shapes = net.shapes
+    axis = next((n for n, size in enumerate(x.shape) if any(shape[n] != size for shape in shapes)), 0)
+    sizes = [shape[axis] for shape in shapes]
+    starts = [0, *accumulate(sizes)]
+    if len(shapes) == 1:
+        return [x]
+    if len(net.used) == len(shapes):
+        whole = net.reshaped(x, x.shape)
+        parameters = {"slice_param": {"axis": axis, "slice_point": starts[1:-1]}}
+        return list(net.layers("Slice", [whole], shapes, parameters))
+    return [
+        _sliced(net, x, axis, start, start + size, 1) if index in net.used else None
+        for index, (start, size) in enumerate(zip(starts, sizes, strict=False))
+    ]
+
+
+@operator("unbind")
+def _unbind(net: Lowering, x: Operand, dim: int = 0) -> list[Value | None]:
+    x = net.activation(x)
+    axis = dim % len(x.shape)
+    return [
+        _dropped(_sliced(net, x, axis, index, index + 1, 1), axis) if index in net.used else None
+        for index in range(x.shape[axis])
+    ]
+
+
+@operator("slice")
+def _slice(
+    net: Lowering, x: Operand, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
+    x = net.activation(x)
+    axis = dim % len(x.shape)
+    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(x.shape[axis])
+    return _sliced(net, x, axis, first, last, step)
+
+
+@operator("narrow")
+def _narrow(net: Lowering, x: Operand, dim: int, start: int, length: int) -> Value:
+    x = net.activation(x)
+    axis = dim % len(x.shape)
+    return _sliced(net, x, axis, start % x.shape[axis], start % x.shape[axis] + length, 1)
+
+
+@operator("select")
+def _select(net: Lowering, x: Operand, dim: int, index: int) -> Value:
+    x = net.activation(x)
+    axis, at = dim % len(x.shape), index % x.shape[dim % len(x.shape)]
+    return _dropped(_sliced(net, x, axis, at, at + 1, 1), axis)
+
+
+@operator("slice_scatter")
+def _slice_scatter(
+    net: Lowering,
+    x: Operand,
+    source: Operand,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    """What is in front of the part that is written, that part, and what is behind."""
+    x, source = net.activation(x), net.activation(source)
+    axis = dim % len(x.shape)
+    size = x.shape[axis]
+    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(size)
+    if step != 1:
+        raise UnsupportedError("writes to every n-th element")
+    if (first, last) == (0, size):
+        return source
+    parts = [source]
+    if first:
+        parts.insert(0, _sliced(net, x, axis, 0, first, 1))
+    if last < size:
+        parts.append(_sliced(net, x, axis, last, size, 1))
+    return _cat(net, parts, axis)
+
+
+def _sliced(net: Lowering, x: Value, axis: int, first: int, last: int, step: int) -> Value:
+    """Part of one dimension, by a convolution that picks channels or pixels. (A layer Slice would leave tops behind that
+    nobody takes.)"""
+    shape = (*x.shape[:axis], -(-(last - first) // step), *x.shape[axis + 1 :])
+    if shape == x.shape:
+        return x
+    if not axis:
+        raise UnsupportedError("takes a part of the batch")
+    if 0 in shape:
+        raise UnsupportedError("takes nothing at all")
+    batch, size, behind = x.shape[0], x.shape[axis], prod(x.shape[axis + 1 :])
+    if axis == 1:
+        rest = x.shape[2:] if len(x.shape) == 4 else (1, behind)
+        image = net.reshaped(x, (batch, size, *rest))
+        made = net.mixed(image, kernels.selected((shape[1], size), range(first, last, step)))
+    else:
+        if len(x.shape) == 4:
+            image, at = net.reshaped(x, x.shape), axis - 2
+        else:
+            image, at = net.reshaped(x, (batch, prod(x.shape[1:axis]), size, behind)), 0
+        reach = size - (last - first) + 1
+        axes = [Axis(1), Axis(1)]
+        axes[at] = Axis(reach, step)
+        channels = image.blob[1]
+        room = (reach, 1) if at == 0 else (1, reach)
+        kernel = kernels.selected((channels, 1, *room), [first] * channels)
+        made = net.convolution(image, kernel, None, Window((axes[0], axes[1])), channels)
+    return replace(made, view=View.of(shape))
+
+
+def _dropped(x: Value, axis: int) -> Value:
+    """Without a dimension of size 1."""
+    return replace(x, view=View(x.view.atoms, (*x.view.dims[:axis], *x.view.dims[axis + 1 :])))
+
+
+@operator("constant_pad_nd")
+def _pad(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Value:
+    """Zeros around an image are left to the convolution that follows."""
+    if value:
+        raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
+    if not isinstance(x, Value):
+        raise UnsupportedError("takes a constant where only activations can be")
+    if any(pad[4:]):
+        return _padded_channels(net, x, pad)
+    left, right, above, below = (*pad[:4], 0, 0)[:4]
+    if len(x.shape) not in (3, 4) or (len(x.shape) == 3 and (above or below)):
+        raise UnsupportedError(f"pads {list(x.shape)}", "images and sequences are padded, behind their channels")
+    known = x.padding
+    return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
+
+
+@operator("replication_pad2d", "reflection_pad2d")
+def _pad_with_pixels(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
+    """Pixels of the image stand around it, each picked by a row of a matrix."""
+    image = net.image(x)
+    mirrored = net.function == "reflection_pad2d"
+    matrices = []
+    for size, before, after in zip(image.blob[2:], (pad[2], pad[0]), (pad[3], pad[1]), strict=True):
+        places: Sequence[int] = range(-before, size + after)
+        if mirrored:
+            places = [abs(place) if place < size else 2 * (size - 1) - place for place in places]
+        picked = [min(max(place, 0), size - 1) for place in places]
+        matrices.append(None if picked == list(range(size)) else _picking(picked, size))
+    return resized(net, image, *matrices)
+
+
+def _padded_channels(net: Lowering, x: Value, pad: Sequence[int]) -> Value:
+    """Channels of zeros: rows of a 1x1 convolution that pick nothing."""
+    if len(x.shape) != 4 or any(pad[:4]) or any(pad[6:]) or min(pad[4:6]) < 0:
+        raise UnsupportedError(f"pads by {list(pad)}", "pad channels by themselves")
+    image = net.image(x)
+    channels = image.blob[1]
+    columns = [*[None] * pad[4], *range(channels), *[None] * pad[5]]
+    return net.mixed(image, kernels.selected((len(columns), channels), columns))
+
+
+@operator("pixel_shuffle")
+def _pixel_shuffle(net: Lowering, x: Operand, factor: int) -> Value:
+    """A transposed convolution: each channel puts its pixels at one place of a square."""
+    image = net.image(x)
+    outputs = net.shape[1]
+    window = Window((Axis(factor, factor),) * 2)
+    parameters = {"num_output": outputs, "bias_term": False, **window.parameters()}
+    parameters |= {"group": outputs} if outputs > 1 else {}
+    kernel = _places(image.blob[1], factor)
+    return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [kernel])
+
+
+@operator("pixel_unshuffle")
+def _pixel_unshuffle(net: Lowering, x: Operand, factor: int) -> Value:
+    image = net.image(x)
+    return net.convolution(
+        image, _places(net.shape[1], factor), None, Window((Axis(factor, factor),) * 2), image.blob[1]
+    )
+
+
+def _places(channels: int, factor: int) -> Blob:
+    """Kernels that are squares with a single one, at each place in turn."""
+    return kernels.selected((channels, 1, factor, factor), [channel % factor**2 for channel in range(channels)])
+
+
+@operator("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(net: Lowering, x: Operand, groups: int) -> Value:
+    image = net.image(x)
+    batch, channels, height, width = image.blob
+    view = View.of(image.blob).reshaped((batch, groups, channels // groups, height, width))
+    assert view is not None
+    turned = view.permuted((0, 2, 1, 3, 4)).reshaped(net.shape)
+    return replace(image, view=turned, label=net.label)  # type: ignore[arg-type]
+
+
+@operator("upsample_nearest2d")
+def _upsample_nearest(net: Lowering, x: Operand, size: Any = None, *scales: Any) -> Value:
+    """By a whole number, a transposed convolution repeats each pixel; else each is picked by a matrix."""
+    image = net.image(x)
+    channels, (height, width), (tall, wide) = image.blob[1], image.blob[2:], net.shape[2:]
+    if tall % height == 0 and wide % width == 0:
+        down, right = tall // height, wide // width
+        window = Window((Axis(down, down), Axis(right, right)))
+        parameters = {"num_output": channels, "bias_term": False, **window.parameters(), "group": channels}
+        ones = kernels.filled((channels, 1, down, right), 1)
+        return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [ones])
+    given = _scales(scales)
+    return resized(
+        net, image, *(_nearest(n, m, s) for n, m, s in zip((height, width), (tall, wide), given, strict=True))
+    )
+
+
+@operator("upsample_bilinear2d")
+def _upsample_bilinear(net: Lowering, x: Operand, size: Any, align_corners: bool, *scales: Any) -> Value:
+    image = net.image(x)
+    lists = zip(image.blob[2:], net.shape[2:], _scales(scales), strict=True)
+    return resized(net, image, *(_linear(n, m, align_corners, s) for n, m, s in lists))
+
+
+def resized(net: Lowering, x: Value, rows: Matrix | None, columns: Matrix | None) -> Value:
+    """An image whose columns are multiplied by one matrix and its rows by another (None: by none).
+
+    The first is a 1x1 convolution with rows for channels, the second an inner product over the last axis.
+    """
+    batch, channels, height, width = x.blob
+    if rows is not None:
+        tall = len(rows)
+        turned = net.reshaped(x, (batch * channels, height, 1, width), "rows")
+        made = net.mixed(turned, kernels.literal((tall, height), [v for row in rows for v in row]), part="vertical")
+        x = net.reshaped(made, (batch, channels, tall, width), "back")
+    if columns is not None:
+        weight = kernels.literal((len(columns), width), [v for row in columns for v in row])
+        parameters = {"num_output": len(columns), "bias_term": False, "axis": 3}
+        shape = (*x.blob[:3], len(columns))
+        x = net.layer("InnerProduct", [x], shape, {"inner_product_param": parameters}, [weight])
+    return x
+
+
+def _scales(scales: Sequence[Any]) -> tuple[float | None, float | None]:
+    """Factors of height and width that were asked for; torch computes with them, not with the sizes, where they are."""
+    given = list(scales[0]) if len(scales) == 1 and isinstance(scales[0], (list, tuple)) else list(scales)
+    first, second = (*given, None, None)[:2]
+    return first, second
+
+
+def _nearest(size: int, wanted: int, factor: float | None) -> Matrix | None:
+    if size == wanted:
+        return None
+    step = 1 / factor if factor else size / wanted
+    picked = [min(floor(place * step), size - 1) for place in range(wanted)]
+    return _picking(picked, size)
+
+
+def _picking(picked: Sequence[int], size: int) -> Matrix:
+    return [[float(place == column) for column in range(size)] for place in picked]
+
+
+def _linear(size: int, wanted: int, align_corners: bool, factor: float | None) -> Matrix | None:
+    if size == wanted:
+        return None
+    if align_corners:
+        step = (size - 1) / (wanted - 1) if wanted > 1 else 0.0
+        places = [place * step for place in range(wanted)]
+    else:
+        step = 1 / factor if factor else size / wanted
+        places = [max((place + 0.5) * step - 0.5, 0.0) for place in range(wanted)]
+    matrix = []
+    for place in places:
+        row = [0.0] * size
+        first = min(floor(place), size - 1)
+        share = place - first
+        row[first] += 1 - share
+        row[min(first + 1, size - 1)] += share
+        matrix.append(row)
+    return matrix
+
+
+@operator("getitem")
+def _getitem(net: Lowering, values: Sequence[Value | Constant | None], index: int) -> Operand:
+    value = values[index]
+    if value is None:
+        raise UnsupportedError("uses an output that is not computed")
+    return value

@@ -1,0 +1,334 @@
+"""Any PyTorch module as a Caffe net: its architecture is read from a graph, its weights stay where they are.
+
+The module is built without its weights (`modules`), `torch.export` runs it once on a tensor without elements and writes
+down which ATen operators it calls, functionalized: no operator changes its input, whatever the module does. The graph is
+walked once; each operator becomes layers (`operators`), whose blobs are the checkpoint's tensors by name. Operators that
+cannot be expressed are collected, and named all at once with the modules and the lines that they were called from.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NetError, reason
+from ..tensors import Computed, Stored, Strided, Tensor
+from . import modules
+from .graph import Call, Layer, Net
+from .lowering import OPERATORS, Constant, Label, Lowering, UnsupportedError, Value
+from .views import View
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+INPUT = "data"
+MOST = 12
+"""Kinds of refusals that a message lists."""
+
+
+def bind(tensors: Mapping[str, Tensor], net: str, arguments: str | None, input_shape: tuple[int, ...]) -> Net:
+    """The Caffe net of a module whose state dict `tensors` are.
+
+    Parameters
+    ----------
+    net, arguments : what builds the module, see `modules.build`
+    input_shape : of its only input
+
+    Raises
+    ------
+    NetError : the module cannot be built or traced, the tensors are not its own, or Caffe cannot compute what it computes
+    """
+    module, notes = modules.build(net, arguments)
+    modules.check(module, tensors, net)
+    program = export(module, net, input_shape)
+    return _Walk(program, module, tensors, net).net(input_shape, notes)
+
+
+def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> ExportedProgram:
+    """The module's graph for an input of this shape, functionalized."""
+    import torch
+
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    example = torch.empty(input_shape, device=device)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: ExportedProgram = torch.export.export(module, (example,), strict=False)
+            functional: ExportedProgram = program.run_decompositions({})
+            return functional
+    except Exception as error:  # whatever the module raises, and torch where control flow depends on data
+        said = f"{type(error).__name__}: {reason(error)}".strip().splitlines()
+        advice = (
+            "it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values"
+        )
+        raise NetError(
+            f"{net} cannot be traced with an input of {list(input_shape)}: {said[0]}", advice=advice
+        ) from error
+
+
+@dataclass(slots=True)
+class _Refusals:
+    """What cannot be expressed: by operator and reason, the places."""
+
+    places: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    advice: dict[str, None] = field(default_factory=dict)
+
+    def add(self, operator: str, place: str, refused: UnsupportedError) -> None:
+        self.places.setdefault((operator, refused.what), []).append(place)
+        if refused.advice:
+            self.advice[refused.advice] = None
+
+    def error(self, net: str) -> NetError:
+        found = []
+        for (name, what), places in list(self.places.items())[:MOST]:
+            times = f"{len(places)} times, first " if len(places) > 1 else ""
+            found.append(f"{name} ({times}{places[0]}) {what}")
+        if len(self.places) > MOST:
+            found.append(f"{len(self.places) - MOST} more")
+        return NetError(
+            f"{net} has what Caffe cannot compute: {'; '.join(found)}", advice=", ".join(self.advice) or None
+        )
+
+
+class _Walk:
+    """One pass over a graph."""
+
+    def __init__(
+        self, program: ExportedProgram, module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str
+    ) -> None:
+        from . import operators  # noqa: F401 # registers them
+
+        self.program, self.module, self.tensors, self.name = program, module, tensors, name
+        self.lowering, self.refusals = Lowering(), _Refusals()
+        self.results: dict[Node, Any] = {}
+        self.last = _last_nodes(program)
+
+    def net(self, input_shape: tuple[int, ...], notes: tuple[str, ...]) -> Net:
+        shape = tuple(input_shape)
+        made: list[Value] = []
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self.results[node] = self.placeholder(node, shape)
+            elif node.op == "output":
+                made = self.outputs(node)
+            else:
+                self.results[node] = self.call(node)
+        if self.refusals.places:
+            raise self.refusals.error(self.name)
+        layers, tops = self.lowering.finished(INPUT)
+        data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": {"shape": [{"dim": list(shape)}]}}, shapes=(shape,))
+        outputs = tuple(tops[value.top] for value in made)
+        found = f"net {self.name}, traced with an input of {list(shape)}"
+        title = self.name.rpartition(":")[2].rpartition(".")[2]
+        return Net(title, (data, *layers), outputs=outputs, notes=(found, *notes))
+
+    def placeholder(self, node: Node, input_shape: tuple[int, ...]) -> Value | Constant:
+        signature = self.program.graph_signature
+        kept = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        if node.name in kept:
+            return self.kept(kept[node.name], tuple(node.meta["val"].shape))
+        if node.name in signature.inputs_to_lifted_tensor_constants:
+            constant = self.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
+            return Constant(tuple(constant.shape), (), None, lambda: constant)
+        return Value(INPUT, input_shape, View.of(input_shape))
+
+    def kept(self, name: str, shape: tuple[int, ...]) -> Constant:
+        """A parameter or buffer."""
+        tensor = self.tensors.get(name)
+        if tensor is not None:
+            return Constant(shape, (name,), tensor, lambda: _loaded(tensor))
+        buffer = dict(self.module.named_buffers()).get(name)
+
+        def value() -> torch.Tensor:
+            if buffer is None or buffer.is_meta:
+                raise UnsupportedError(f"needs {name}, which the checkpoint does not hold")
+            return buffer
+
+        return Constant(shape, (), None, value)
+
+    def call(self, node: Node) -> Any:
+        if node.target is operator.getitem:
+            results, index = node.args
+            made = self.results[results][index]  # type: ignore[index]
+            if isinstance(made, Value):
+                self.mark(node, made)
+            return made
+        arguments = _resolved(node.args, self.results), _resolved(node.kwargs, self.results)
+        if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)):
+            return _computed(node, *arguments)
+        name, overload = _name(node)
+        function = OPERATORS.get(f"{name}.{overload}") or OPERATORS.get(name)
+        try:
+            if function is None:
+                raise UnsupportedError("is not known here")
+            return self.lowered(node, function, *arguments)
+        except UnsupportedError as refused:
+            self.refusals.add(f"aten.{name}", _place(node), refused)
+            return _placeholders(node)
+
+    def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        lowering = self.lowering
+        lowering.function, lowering.label = _name(node)[0], _label(node)
+        shapes = _shapes(node)
+        is_several = isinstance(node.meta["val"], (list, tuple))
+        lowering.shape = () if is_several else shapes[0]
+        lowering.shapes = shapes if is_several else ()
+        lowering.used = frozenset(int(user.args[1]) for user in node.users if user.target is operator.getitem)  # type: ignore[arg-type]
+        made = function(lowering, *args, **kwargs)
+        for value, shape in zip(made if is_several else [made], shapes, strict=False):
+            if isinstance(value, Value) and value.shape != shape:
+                raise NetError(
+                    f"{_place(node)}: {node.target} makes {list(value.shape)} here, {list(shape)} in torch",
+                    advice="this is a fault of streamexport's: please report it",
+                )
+        if isinstance(made, Value):
+            self.mark(node, made)
+        return made
+
+    def mark(self, node: Node, value: Value) -> None:
+        call = self.last.get(node)
+        if call is not None and value.view.is_in_order and value.top != INPUT and not any(value.padding):
+            self.lowering.mark(value, call)
+
+    def outputs(self, node: Node) -> list[Value]:
+        made = []
+        for result in node.args[0]:  # type: ignore[union-attr]
+            value = self.results.get(result)  # type: ignore[arg-type]
+            try:
+                if not isinstance(value, Value):
+                    raise UnsupportedError("is a constant, not computed from the input")
+                self.lowering.label = Label("output")
+                value = self.lowering.reshaped(value, value.shape)
+                if value.top == INPUT:
+                    raise UnsupportedError("is the input itself")
+                made.append(value)
+            except UnsupportedError as refused:
+                self.refusals.add("an output", "of the net", refused)
+        return made
+
+
+def _loaded(tensor: Tensor) -> torch.Tensor:
+    """A small tensor's elements."""
+    import torch
+
+    if tensor.dtype.is_floating:
+        values = tensor.as_float32()
+        data = bytearray(values.size)
+        values.render(0, values.size, memoryview(data))
+        return torch.frombuffer(data, dtype=torch.float32).reshape(tensor.shape) if data else torch.empty(tensor.shape)
+    elements: Computed = Stored(tensor.extent, tensor.dtype, tensor.name) if tensor.is_contiguous else Strided(tensor)
+    return torch.from_numpy(elements.elements(0, tensor.numel)).reshape(tensor.shape)
+
+
+def _computed(node: Node, args: Any, kwargs: Any) -> Any:
+    """A node that depends on no input, as constants: what it computes, it computes when somebody asks."""
+    import torch
+
+    held = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Constant)]
+    origin = tuple(dict.fromkeys(name for constant in held for name in constant.origin))
+
+    def compute() -> Any:
+        values = _mapped(args, _value), _mapped(kwargs, _value)
+        if "device" in values[1]:
+            values[1]["device"] = torch.device("cpu")
+        return node.target(*values[0], **values[1])  # type: ignore[operator]
+
+    if isinstance(node.meta["val"], (list, tuple)):
+        return [
+            Constant(shape, origin, None, lambda index=index: compute()[index])  # type: ignore[misc]
+            for index, shape in enumerate(_shapes(node))
+        ]
+    (shape,) = _shapes(node)
+    return Constant(shape, origin, None, compute)
+
+
+def _value(leaf: Any) -> Any:
+    return leaf.value() if isinstance(leaf, Constant) else leaf
+
+
+def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
+    """A function's results in place of the leaves of nested lists and mappings."""
+    if isinstance(tree, (list, tuple)):
+        return [_mapped(item, function) for item in tree]
+    if isinstance(tree, Mapping):
+        return {key: _mapped(item, function) for key, item in tree.items()}
+    return function(tree)
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    found: list[Any] = []
+    _mapped(tree, found.append)
+    return iter(found)
+
+
+def _resolved(tree: Any, results: Mapping[Node, Any]) -> Any:
+    """Arguments with the results of nodes in place of nodes."""
+    from torch.fx import Node
+
+    return _mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, Node) else leaf)
+
+
+def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+    found = node.meta["val"]
+    several = found if isinstance(found, (list, tuple)) else [found]
+    return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
+
+
+def _placeholders(node: Node) -> Any:
+    """In place of what cannot be expressed, so that the rest can be looked at."""
+    made = [Value("?", shape, View.of(shape)) for shape in _shapes(node)]
+    return made if isinstance(node.meta["val"], (list, tuple)) else made[0]
+
+
+def _name(node: Node) -> tuple[str, str]:
+    """An ATen operator's name and overload."""
+    packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    return packet, overload
+
+
+def _stack(node: Node) -> list[tuple[str, str, str]]:
+    """The calls of modules that a node is made in: key (path and number of the call), path, class."""
+    return [(key, path, str(kind)) for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()]
+
+
+def _last_nodes(program: ExportedProgram) -> dict[Node, Call]:
+    """The nodes that calls of torch's own modules without children end with."""
+    last: dict[str, tuple[Node, str]] = {}
+    numbers: dict[str, list[str]] = {}
+    for node in program.graph.nodes:
+        stack = _stack(node)
+        if node.op != "call_function" or not stack or not stack[-1][2].startswith("torch.nn.modules."):
+            continue
+        key, path, _ = stack[-1]
+        last[key] = (node, path)
+        if key not in numbers.setdefault(path, []):
+            numbers[path].append(key)
+    return {node: Call(path, numbers[path].index(key)) for key, (node, path) in last.items()}
+
+
+def _label(node: Node) -> Label:
+    """Layers of torch's own modules are called after them, others after the module around and the function."""
+    stack = _stack(node)
+    *_, (key, path, kind) = stack or [("", "", "")]
+    function = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_") or _name(node)[0].strip("_")
+    if kind.startswith("torch.nn.modules.") and path:
+        return Label(path, key)
+    return Label(f"{path}.{function}" if path else function, node.name)
+
+
+def _place(node: Node) -> str:
+    """Which module calls it, and on which line of whose code."""
+    import torch
+
+    own = str(Path(torch.__file__).parent)
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    line = next((f" at {Path(file).name}:{line}" for file, line in reversed(frames) if not file.startswith(own)), "")
+    stack = _stack(node)
+    return f"in {(stack[-1][1] if stack else '') or 'the net itself'}{line}"
