@@ -163,6 +163,19 @@ def test_inputs_may_share_a_shape_or_leave_it_to_the_caller():
         semantics.infer(net(layer("in", "Input", "", "a b", "input_param { shape {} shape {} shape {} }")))
 
 
+@pytest.mark.parametrize(
+    ("shape", "is_allowed"),
+    [((1,) * 32, True), ((1,) * 33, False), ((2**31, 2**31), True), ((2**32, 2**31), False)],
+)
+def test_blobs_have_no_more_axes_than_caffe_allows_and_can_be_counted(shape, is_allowed):
+    x = net(inputs({"x": shape}))
+    if is_allowed:
+        assert semantics.infer(x)[0].meaning.tops == (shape,)
+    else:
+        with pytest.raises(NetError, match="layer x: its top has shape .*, more than a blob can have"):
+            semantics.infer(x)
+
+
 def test_wires_that_lead_nowhere_or_meet():
     image = inputs({"x": IMAGE})
     with pytest.raises(NetError, match="layer a: its bottom y is the top of no layer before it"):

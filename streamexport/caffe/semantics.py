@@ -60,6 +60,9 @@ from .meaning import (
     Window,
 )
 
+AXES_LIMIT, COUNT_LIMIT = 32, 2**63 - 1
+"""Axes that Caffe allows a blob, and elements that anybody can count. Caffe ends at 2**31 - 1 of them; we need not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -110,6 +113,8 @@ def understand(layer: LayerParameter, bottoms: Sequence[Shape]) -> Meaning:
         for shape in meaning.tops:
             if min(shape, default=1) < 1:
                 raise NetError(f"its top has shape {list(shape)}, which holds nothing")
+            if len(shape) > AXES_LIMIT or prod(shape) > COUNT_LIMIT:
+                raise NetError(f"its top has shape {list(shape)}, more than a blob can have")
         return meaning
     except NetError as error:
         error.tensor = f"layer {layer.name}"
