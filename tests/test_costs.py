@@ -7,6 +7,7 @@ import io
 import json
 
 import caffe_judge
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -152,11 +153,37 @@ def test_the_command_prints_layers_and_totals_for_people_and_programs(nets):
     assert doubled["parameters"] == totals["parameters"]
 
 
-def test_counting_wants_a_prototxt(checkpoint, nets):
+def test_a_plot_is_a_png_of_what_was_counted(tmp_path, nets):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    net = tmp_path / "$net_{.prototxt"  # no formula
+    net.write_text(nets["resnext50_32x4d"].read_text().replace('"layer1.0.conv1"', r'"$\\frac{\n"'))
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    for path in (first, again):
+        done = run_cli("inspect", net, "--flops", "--plot", path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-1].startswith("total ")
+    assert first.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert first.read_bytes() == again.read_bytes()
+    picture = cv2.imread(str(first))
+    assert picture.shape == (1260, 1800, 3)
+    blue = np.count_nonzero((picture == (0x8F, 0x61, 0x33)).all(axis=2))
+    assert blue > 10_000, "no bars of convolutions"
+    assert "is its own input" in assert_refused("inspect", net, "--flops", "--plot", net)
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, nets, monkeypatch):
+    from streamexport import plots
+
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    with pytest.raises(streamexport.Error, match=r"needs matplotlib, .*; pip install streamexport\[plot\]"):
+        plots.plot(streamexport.costs(nets["resnet18"]), "")
+
+
+def test_counting_wants_a_prototxt(tmp_path, checkpoint, nets):
     for path in (checkpoint("resnet18"), nets["resnet18"].with_suffix(".caffemodel")):
         line = assert_refused("inspect", path, "--flops")
         assert line.endswith("is no prototxt; give the net's description, which convert writes beside a model")
-    for option in (["--csv"], ["--input-shape", "1,3,8,8"]):
+    for option in (["--csv"], ["--plot", tmp_path / "a.png"], ["--input-shape", "1,3,8,8"]):
         done = run_cli("inspect", nets["resnet18"], *option)
         assert (done.returncode, done.stdout) == (2, "")
         assert "go with --flops" in done.stderr

@@ -8,14 +8,18 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..caffe.prototxt import is_prototxt, read_prototxt
 from ..convert import recorded
 from ..costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
+from ..extents import Layout, Literal
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
+from ..sources.local import LocalFile
+from ..transfer import File, publish
 from . import arguments
 
 COUNTED = ("multiply_adds", "parameters", "activation_bytes")
@@ -39,6 +43,7 @@ def register(commands: Any) -> None:
     )
     group.add_argument("--flops", action="store_true", help="count, layer by layer; FILE is a prototxt then")
     form.add_argument("--csv", action="store_true", help="with --flops: as CSV, without totals")
+    group.add_argument("--plot", metavar="FILE.png", help="with --flops: draw them along the net as well")
     group.add_argument(
         "--input-shape", metavar="N,C,H,W", type=arguments.shape, help="with --flops: other than the prototxt's"
     )
@@ -48,8 +53,8 @@ def register(commands: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.flops:
         return _count(given)
-    if given.csv or given.input_shape:
-        given.misused("--csv and --input-shape go with --flops")
+    if given.csv or given.plot or given.input_shape:
+        given.misused("--csv, --plot and --input-shape go with --flops")
     described = _described(given)
     if given.json:
         print(json.dumps(described))
@@ -78,6 +83,11 @@ def _count(given: argparse.Namespace) -> int:
         advice = "give the net's description, which convert writes beside a model"
         raise FormatError("is no prototxt", file=given.file, advice=advice)
     found = costs(given.file, given.input_shape)
+    if given.plot:
+        from ..plots import plot
+
+        picture = Layout.of([Literal(plot(found, Path(given.file).name))])
+        publish([File(given.plot, picture)], [LocalFile.at(given.file)])
     totals = {name: sum(getattr(cost, name) for cost in found) for name in COUNTED}
     if given.json:
         print(json.dumps({"format": "prototxt", **totals, "layers": [asdict(cost) for cost in found]}))
