@@ -4,13 +4,14 @@
 >>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
-before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `forward`
-runs a Caffe net; `classify` and `evaluate` show it images.
+before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `costs`
+counts what a Caffe net takes, `forward` runs it; `classify` and `evaluate` show it images.
 """
 
 __version__ = "0.1.0"
 
 from .convert import Options, Plan, convert, plan
+from .costs import Cost, costs
 from .errors import Error
 from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
 from .extents import Extent, Layout, Literal, Piece, Source
@@ -27,6 +28,7 @@ __all__ = [
     "Accuracy",
     "Blob",
     "Classifier",
+    "Cost",
     "DType",
     "Error",
     "Extent",
@@ -48,6 +50,7 @@ __all__ = [
     "Weights",
     "classify",
     "convert",
+    "costs",
     "evaluate",
     "forward",
     "forward_layers",

@@ -141,7 +141,7 @@ def _run(
     """Computes the steps, and yields each with copies of those of its tops that are wanted."""
     import torch
 
-    from .caffe import semantics
+    from .caffe.meaning import Input
     from .caffe.operations import Buffer, Parameters, Task, compute, empty
 
     last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottom}
@@ -149,7 +149,7 @@ def _run(
     buffer = Buffer()
     for index, step in enumerate(steps):
         layer, meaning = step.layer, step.meaning
-        if isinstance(meaning.operation, semantics.Input):
+        if isinstance(meaning.operation, Input):
             tops = [torch.from_numpy(inputs[name]) for name in layer.top]
         else:
             bottoms = [alive[name] for name in layer.bottom]

@@ -368,8 +368,8 @@ def test_version():
 
 def test_the_list_of_exported_names():
     names = (
-        "Accuracy Blob Classifier DType Error Extent File Guess ImageSet Layer Layout Literal Net Options Piece Plan"
-        " Prediction Report Source Tensor Transform Weights classify convert evaluate forward forward_layers layout"
+        "Accuracy Blob Classifier Cost DType Error Extent File Guess ImageSet Layer Layout Literal Net Options Piece Plan"
+        " Prediction Report Source Tensor Transform Weights classify convert costs evaluate forward forward_layers layout"
         " open_images open_model open_weights plan publish stream verify"
     )
     assert streamexport.__all__ == names.split()

@@ -7,13 +7,25 @@ from google.protobuf import text_format
 from small_nets import inputs, layer
 
 from streamexport.caffe import caffe_pb2, semantics
-from streamexport.caffe.semantics import Window
+from streamexport.caffe.meaning import (
+    BatchNorm,
+    Concat,
+    Convolution,
+    Crop,
+    Eltwise,
+    Meaning,
+    Permute,
+    Pointwise,
+    Slice,
+    Softmax,
+    Window,
+)
 from streamexport.errors import NetError
 
 IMAGE = (2, 6, 7, 9)
 
 
-def understood(kind: str, parameters: str = "", *bottoms: tuple[int, ...], tops: int = 1) -> semantics.Meaning:
+def understood(kind: str, parameters: str = "", *bottoms: tuple[int, ...], tops: int = 1) -> Meaning:
     bottoms = bottoms or (IMAGE,)
     names = [" ".join(f"{side}{index}" for index in range(count)) for side, count in (("x", len(bottoms)), ("y", tops))]
     (asked,) = net(layer("tested", kind, *names, parameters)).layer
@@ -60,20 +72,20 @@ def test_pooled_sizes(size, window, expected):
 )
 def test_windows_of_convolutions(parameters, window):
     meaning = understood("Convolution", f"convolution_param {{ num_output: 4 group: 2 {parameters} }}")
-    assert meaning.operation == semantics.Convolution(window, 2)
+    assert meaning.operation == Convolution(window, 2)
     assert meaning.blobs == ((4, 3, *window.kernel), (4,))
 
 
 def test_operations_say_in_full_what_is_to_be_computed():
     for meaning, operation in (
-        (understood("ReLU6"), semantics.Pointwise("Clip", (0.0, 6.0))),
-        (understood("Softmax", "softmax_param { axis: -3 }"), semantics.Softmax(1)),
-        (understood("Concat", "concat_param { concat_dim: 0 }", IMAGE, IMAGE), semantics.Concat(0)),
-        (understood("Eltwise", "", IMAGE, IMAGE), semantics.Eltwise("SUM", (1.0, 1.0))),
-        (understood("Slice", "", IMAGE, tops=3), semantics.Slice(1, (2, 2, 2))),
-        (understood("Crop", "crop_param { offset: 2 }", IMAGE, (1, 1, 2, 2)), semantics.Crop((0, 0, 2, 2))),
-        (understood("Permute", "permute_param { order: 2 }"), semantics.Permute((2, 0, 1, 3))),
-        (understood("BatchNorm"), semantics.BatchNorm(pytest.approx(1e-5), True)),
+        (understood("ReLU6"), Pointwise("Clip", (0.0, 6.0))),
+        (understood("Softmax", "softmax_param { axis: -3 }"), Softmax(1)),
+        (understood("Concat", "concat_param { concat_dim: 0 }", IMAGE, IMAGE), Concat(0)),
+        (understood("Eltwise", "", IMAGE, IMAGE), Eltwise("SUM", (1.0, 1.0))),
+        (understood("Slice", "", IMAGE, tops=3), Slice(1, (2, 2, 2))),
+        (understood("Crop", "crop_param { offset: 2 }", IMAGE, (1, 1, 2, 2)), Crop((0, 0, 2, 2))),
+        (understood("Permute", "permute_param { order: 2 }"), Permute((2, 0, 1, 3))),
+        (understood("BatchNorm"), BatchNorm(pytest.approx(1e-5), True)),
         (understood("Deconvolution", "convolution_param { num_output: 2 kernel_size: 2 }"), None),
     ):
         assert operation is None or meaning.operation == operation
@@ -149,6 +161,19 @@ def test_inputs_may_share_a_shape_or_leave_it_to_the_caller():
         semantics.infer(net(open_))
     with pytest.raises(NetError, match="layer in: declares 3 shapes for 2 tops"):
         semantics.infer(net(layer("in", "Input", "", "a b", "input_param { shape {} shape {} shape {} }")))
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_allowed"),
+    [((1,) * 32, True), ((1,) * 33, False), ((2**31, 2**31), True), ((2**32, 2**31), False)],
+)
+def test_blobs_have_no_more_axes_than_caffe_allows_and_can_be_counted(shape, is_allowed):
+    x = net(inputs({"x": shape}))
+    if is_allowed:
+        assert semantics.infer(x)[0].meaning.tops == (shape,)
+    else:
+        with pytest.raises(NetError, match="layer x: its top has shape .*, more than a blob can have"):
+            semantics.infer(x)
 
 
 def test_wires_that_lead_nowhere_or_meet():

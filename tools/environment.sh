@@ -6,6 +6,7 @@ tests=(
   safetensors==0.8.0
   opencv-python-headless==4.14.0.94
   pillow==13.0.0
+  matplotlib==3.11.2
   pytest==9.2.0
   ruff==0.17.6
   mypy==2.4.1

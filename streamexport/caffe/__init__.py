@@ -1,5 +1,6 @@
 """Caffe as far as streamexport speaks it: its schema (`caffe.proto` and the module generated from it), prototxt text, and
-its layers: what they mean and which shapes they make (`semantics`), and what they compute (`operations`, which needs torch).
+its layers: what they can mean (`meaning`), what a layer's parameters ask for and which shapes it makes (`semantics`), and
+what that computes (`operations`, which needs torch).
 
 `caffe_pb2.py` and its stub come from protoc 21, the last whose output loads under protobuf 4 to 7 alike:
 

@@ -21,8 +21,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from ..nets.graph import Blob
 from ..tensors import FLOAT32
-from . import semantics
-from .semantics import Shape
+from . import meaning
+from .meaning import Shape
 
 WEIGHTS = 6 << 20
 """Weights held at a time. Fewer cost time: a matrix product per piece has to be worth its start."""
@@ -114,7 +114,7 @@ def empty(shape: Shape) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
-def compute(operation: semantics.Operation, task: Task) -> list[Tensor]:
+def compute(operation: meaning.Operation, task: Task) -> list[Tensor]:
     """The tops of a layer. A top may share memory with a bottom; a spare bottom may be overwritten, no other."""
     return _OPERATIONS[type(operation)](operation, task)
 
@@ -138,7 +138,7 @@ def _spread(values: Tensor, axis: int, bottom: Tensor) -> Tensor:
     return values.reshape(*values.shape, *(1,) * (bottom.ndim - axis - values.ndim))
 
 
-def _convolution(operation: semantics.Convolution, task: Task) -> Tensor:
+def _convolution(operation: meaning.Convolution, task: Task) -> Tensor:
     top = empty(task.top)
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
     for first, last, weight in task.parameters.rows(outputs, len(top) * prod(top.shape[2:])):
@@ -148,13 +148,13 @@ def _convolution(operation: semantics.Convolution, task: Task) -> Tensor:
     return _biased(top, task)
 
 
-def _convolve(bottom: Tensor, weight: Tensor, window: semantics.Window, groups: int, into: Tensor) -> None:
+def _convolve(bottom: Tensor, weight: Tensor, window: meaning.Window, groups: int, into: Tensor) -> None:
     """A piece of a convolution: as a product of matrices where the weights outweigh what is unfolded for it.
 
     torch's own convolution copies all weights into another order first, which took longer than the arithmetic at 7x7.
     """
     pixels, rows = prod(into.shape[2:]), len(weight) // groups
-    is_pointwise = window == semantics.Window((1, 1))
+    is_pointwise = window == meaning.Window((1, 1))
     if not is_pointwise and pixels > 2 * rows:
         into[:] = F.conv2d(bottom, weight, None, window.stride, window.pad, window.dilation, groups)
         return
@@ -164,7 +164,7 @@ def _convolve(bottom: Tensor, weight: Tensor, window: semantics.Window, groups: 
         torch.bmm(matrices, columns.reshape(groups, -1, pixels), out=result.view(groups, rows, pixels))
 
 
-def _deconvolution(operation: semantics.Deconvolution, task: Task) -> Tensor:
+def _deconvolution(operation: meaning.Deconvolution, task: Task) -> Tensor:
     window, top = operation.window, torch.zeros(task.top)
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
     for first, last, weight in task.parameters.rows(inputs, 1):
@@ -179,7 +179,7 @@ def _biased(top: Tensor, task: Task) -> Tensor:
     return top.add_(_spread(task.parameters.whole(1), 1, top)) if len(task.parameters) > 1 else top
 
 
-def _inner_product(operation: semantics.InnerProduct, task: Task) -> Tensor:
+def _inner_product(operation: meaning.InnerProduct, task: Task) -> Tensor:
     top = torch.zeros(prod(task.top[:-1]), task.top[-1])
     vectors = task.bottom.reshape(len(top), -1)
     for first, last, weight in task.parameters.rows(1, len(top)):
@@ -192,7 +192,7 @@ def _inner_product(operation: semantics.InnerProduct, task: Task) -> Tensor:
     return top.view(task.top)
 
 
-def _pooling(operation: semantics.Pooling, task: Task) -> Tensor:
+def _pooling(operation: meaning.Pooling, task: Task) -> Tensor:
     window, bottom = operation.window, task.bottom
     sizes = zip(task.top[2:], window.stride, window.kernel, bottom.shape[2:], window.pad, strict=True)
     vertical, horizontal = (
@@ -207,14 +207,14 @@ def _pooling(operation: semantics.Pooling, task: Task) -> Tensor:
     return sums.div_(torch.outer(*(_counts(window, axis, bottom, task.top) for axis in (0, 1))))
 
 
-def _counts(window: semantics.Window, axis: int, bottom: Tensor, top: Shape) -> Tensor:
+def _counts(window: meaning.Window, axis: int, bottom: Tensor, top: Shape) -> Tensor:
     """How many rows (axis 0) or columns (1) of the padded bottom each window has; padding counts once behind the bottom."""
     pad = window.pad[axis]
     starts = torch.arange(top[2 + axis]) * window.stride[axis] - pad
     return ((starts + window.kernel[axis]).clamp(max=bottom.shape[2 + axis] + pad) - starts).float()
 
 
-def _batch_norm(operation: semantics.BatchNorm, task: Task) -> Tensor:
+def _batch_norm(operation: meaning.BatchNorm, task: Task) -> Tensor:
     channels = task.bottom.shape[1] if task.bottom.ndim > 1 else 1
     top = task.taken().reshape(len(task.bottom), channels, -1)
     if operation.is_stored:
@@ -226,7 +226,7 @@ def _batch_norm(operation: semantics.BatchNorm, task: Task) -> Tensor:
     return top.sub_(mean[:, None]).div_((variance + operation.epsilon).sqrt()[:, None]).view(task.top)
 
 
-def _affine(operation: semantics.Affine, task: Task) -> Tensor:
+def _affine(operation: meaning.Affine, task: Task) -> Tensor:
     blobs = (task.parameters.whole(index) for index in range(len(task.parameters)))
     operands = (_spread(values, operation.axis, task.bottom) for values in (*task.bottoms[1:], *blobs))
     top = task.taken()
@@ -237,11 +237,11 @@ def _affine(operation: semantics.Affine, task: Task) -> Tensor:
     return top
 
 
-def _prelu(operation: semantics.PReLU, task: Task) -> Tensor:
+def _prelu(operation: meaning.PReLU, task: Task) -> Tensor:
     return F.prelu(task.bottom, task.parameters.whole(0).reshape(-1))
 
 
-def _eltwise(operation: semantics.Eltwise, task: Task) -> Tensor:
+def _eltwise(operation: meaning.Eltwise, task: Task) -> Tensor:
     top, others = task.taken(), task.bottoms[1:]
     if operation.method == "SUM":
         top *= operation.coefficients[0]
@@ -253,11 +253,11 @@ def _eltwise(operation: semantics.Eltwise, task: Task) -> Tensor:
     return top
 
 
-def _crop(operation: semantics.Crop, task: Task) -> Tensor:
+def _crop(operation: meaning.Crop, task: Task) -> Tensor:
     return task.bottom[tuple(slice(at, at + size) for at, size in zip(operation.offsets, task.top, strict=True))]
 
 
-def _lrn(operation: semantics.LRN, task: Task) -> Tensor:
+def _lrn(operation: meaning.LRN, task: Task) -> Tensor:
     size, half = operation.size, operation.size // 2
     squares = task.bottom.square()
     if operation.within_channel:
@@ -272,7 +272,7 @@ def _lrn(operation: semantics.LRN, task: Task) -> Tensor:
     return task.bottom * mean.mul_(operation.alpha).add_(operation.k).pow_(-operation.beta)
 
 
-def _mvn(operation: semantics.MVN, task: Task) -> Tensor:
+def _mvn(operation: meaning.MVN, task: Task) -> Tensor:
     rows = task.bottom.reshape(prod(task.top[: operation.axis]), -1)
     top = rows - rows.mean(1, keepdim=True)
     if operation.epsilon is not None:
@@ -280,13 +280,13 @@ def _mvn(operation: semantics.MVN, task: Task) -> Tensor:
     return top.view(task.top)
 
 
-def _normalize(operation: semantics.Normalize, task: Task) -> Tensor:
+def _normalize(operation: meaning.Normalize, task: Task) -> Tensor:
     axes = tuple(range(1, task.bottom.ndim)) if operation.across_spatial else (1,)
     norm = (task.bottom.square().sum(axes, keepdim=True) + operation.epsilon).sqrt_()
     return (task.bottom / norm).mul_(_spread(task.parameters.whole(0), 1, task.bottom))
 
 
-def _reduction(operation: semantics.Reduction, task: Task) -> Tensor:
+def _reduction(operation: meaning.Reduction, task: Task) -> Tensor:
     rows = task.bottom.reshape(*task.top, -1)
     if operation.method in ("ASUM", "SUMSQ"):
         rows = rows.abs() if operation.method == "ASUM" else rows.square()
@@ -294,13 +294,13 @@ def _reduction(operation: semantics.Reduction, task: Task) -> Tensor:
     return total.mul_(operation.coefficient)
 
 
-def _tile(operation: semantics.Tile, task: Task) -> Tensor:
+def _tile(operation: meaning.Tile, task: Task) -> Tensor:
     counts = [1] * task.bottom.ndim
     counts[operation.axis] = operation.count
     return task.bottom.repeat(counts)
 
 
-def _argmax(operation: semantics.ArgMax, task: Task) -> Tensor:
+def _argmax(operation: meaning.ArgMax, task: Task) -> Tensor:
     """Of equal elements the last one comes first: Caffe sorts pairs of value and index."""
     bottom = task.bottom.reshape(len(task.bottom), -1) if operation.axis is None else task.bottom
     axis = 1 if operation.axis is None else operation.axis
@@ -336,27 +336,25 @@ def _one(function: Callable[[Any, Task], Tensor]) -> Callable[[Any, Task], list[
 
 
 _OPERATIONS: Mapping[type, Callable[[Any, Task], list[Tensor]]] = {
-    semantics.Identity: lambda operation, task: [task.bottom.reshape(shape) for shape in task.tops],
-    semantics.Pointwise: _one(
-        lambda operation, task: _FUNCTIONS[operation.function](task.taken(), *operation.constants)
-    ),
-    semantics.Convolution: _one(_convolution),
-    semantics.Deconvolution: _one(_deconvolution),
-    semantics.InnerProduct: _one(_inner_product),
-    semantics.Pooling: _one(_pooling),
-    semantics.BatchNorm: _one(_batch_norm),
-    semantics.Affine: _one(_affine),
-    semantics.PReLU: _one(_prelu),
-    semantics.Softmax: _one(lambda operation, task: task.bottom.softmax(operation.axis)),
-    semantics.Eltwise: _one(_eltwise),
-    semantics.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
-    semantics.Slice: lambda operation, task: list(task.bottom.split_with_sizes(operation.sizes, operation.axis)),
-    semantics.Crop: _one(_crop),
-    semantics.Permute: _one(lambda operation, task: task.bottom.permute(operation.order)),
-    semantics.LRN: _one(_lrn),
-    semantics.MVN: _one(_mvn),
-    semantics.Normalize: _one(_normalize),
-    semantics.Reduction: _one(_reduction),
-    semantics.Tile: _one(_tile),
-    semantics.ArgMax: _one(_argmax),
+    meaning.Identity: lambda operation, task: [task.bottom.reshape(shape) for shape in task.tops],
+    meaning.Pointwise: _one(lambda operation, task: _FUNCTIONS[operation.function](task.taken(), *operation.constants)),
+    meaning.Convolution: _one(_convolution),
+    meaning.Deconvolution: _one(_deconvolution),
+    meaning.InnerProduct: _one(_inner_product),
+    meaning.Pooling: _one(_pooling),
+    meaning.BatchNorm: _one(_batch_norm),
+    meaning.Affine: _one(_affine),
+    meaning.PReLU: _one(_prelu),
+    meaning.Softmax: _one(lambda operation, task: task.bottom.softmax(operation.axis)),
+    meaning.Eltwise: _one(_eltwise),
+    meaning.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
+    meaning.Slice: lambda operation, task: list(task.bottom.split_with_sizes(operation.sizes, operation.axis)),
+    meaning.Crop: _one(_crop),
+    meaning.Permute: _one(lambda operation, task: task.bottom.permute(operation.order)),
+    meaning.LRN: _one(_lrn),
+    meaning.MVN: _one(_mvn),
+    meaning.Normalize: _one(_normalize),
+    meaning.Reduction: _one(_reduction),
+    meaning.Tile: _one(_tile),
+    meaning.ArgMax: _one(_argmax),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -16,6 +17,9 @@ Message = TypeVar("Message", caffe_pb2.NetParameter, caffe_pb2.LayerParameter)
 
 TEXT_LIMIT = 64 << 20
 """Bytes that a prototxt may have. Protobuf takes some sixty times that much memory to read it."""
+
+HEAD = 64 << 10
+"""Bytes by which a prototxt is recognised, so many because comments may stand in front of its first field."""
 
 
 def message(layer: Layer) -> caffe_pb2.LayerParameter:
@@ -58,6 +62,14 @@ def _parsed(whole: Message, unread: Sequence[Piece], what: str) -> Message:
             "has parameters that are not known here", tensor=what, advice="use the prototxt that came with it"
         )
     return whole
+
+
+def is_prototxt(path: str | os.PathLike[str]) -> bool:
+    """Whether a file looks like a prototxt: text that begins, behind comments, with a field. SourceError if unreadable."""
+    source = LocalFile.at(path)
+    head = source.read(0, min(source.size, HEAD))
+    is_text = not re.search(rb"[\x00-\x08\x0e-\x1f\x7f]", head)
+    return is_text and bool(re.match(rb"(?:\s|#[^\n]*\n)*[A-Za-z_]\w*\s*[:{<]", head))
 
 
 def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_pb2.NetParameter:

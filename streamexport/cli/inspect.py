@@ -1,38 +1,67 @@
-"""streamexport inspect: what a checkpoint or a Caffe model holds."""
+"""streamexport inspect: what a checkpoint or a Caffe model holds, and what a net's layers make and cost."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from ..caffe.prototxt import is_prototxt, read_prototxt
 from ..convert import recorded
-from ..errors import one_line
+from ..costs import Cost, costs
+from ..errors import FormatError, NetError, one_line
+from ..extents import Layout, Literal
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
+from ..sources.local import LocalFile
+from ..transfer import File, publish
 from . import arguments
+
+COUNTED = ("multiply_adds", "parameters", "activation_bytes")
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
-        help="tensors of a checkpoint, layers of a model",
-        description="Lists what a checkpoint or a Caffe model holds.",
+        help="tensors of a checkpoint, layers of a model, arithmetic of a net",
+        description="Lists what a checkpoint, a Caffe model or a prototxt holds.",
     )
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--key", metavar="PATH", help="the state dict inside the checkpoint, where there are several")
-    parser.add_argument("--json", action="store_true", help="for programs, on one line")
-    parser.set_defaults(run=run)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs, on one line")
+    group = parser.add_argument_group(
+        "what a net costs",
+        "Multiply-adds of convolutions, deconvolutions and inner products, one for each use of a weight; all other layers,"
+        " and biases, count 0. FLOPs are twice as many. Parameters are trained numbers, without BatchNorm's statistics."
+        " Activations are the tops as float32; those that take their bottom's place count 0.",
+    )
+    group.add_argument("--flops", action="store_true", help="count, layer by layer; FILE is a prototxt then")
+    form.add_argument("--csv", action="store_true", help="with --flops: as CSV, without totals")
+    group.add_argument("--plot", metavar="FILE.png", help="with --flops: draw them along the net as well")
+    group.add_argument(
+        "--input-shape", metavar="N,C,H,W", type=arguments.shape, help="with --flops: other than the prototxt's"
+    )
+    parser.set_defaults(run=run, misused=parser.error)
 
 
 def run(given: argparse.Namespace) -> int:
-    described = (
-        _model(open_model(given.file)) if is_model(given.file) else _weights(open_weights(given.file, given.key))
-    )
+    if given.flops:
+        return _count(given)
+    if given.csv or given.plot or given.input_shape:
+        given.misused("--csv, --plot and --input-shape go with --flops")
+    described = _described(given)
     if given.json:
         print(json.dumps(described))
+    elif described["format"] == "prototxt":
+        rows = [_wired_row(layer) for layer in described["layers"]]
+        _print_table(("layer", "type", "bottoms", "tops", "output"), rows, numbers=0)
+        print(f"{one_line(described['name']) or 'prototxt'}: {arguments.plural(len(rows), 'layer')}")
     elif "layers" in described:
         rows = [_layer_row(layer) for layer in described["layers"]]
         _print_table(("layer", "type", "dtype", "shapes", "bytes"), rows)
@@ -46,6 +75,36 @@ def run(given: argparse.Namespace) -> int:
         key = f", state dict {one_line(described['key'])}" if described["key"] else ""
         print(f"{described['format']}{key}: {arguments.plural(len(rows), 'tensor')}, {described['bytes']} bytes")
     return 0
+
+
+def _count(given: argparse.Namespace) -> int:
+    """--flops: what each layer costs, and all of them."""
+    if not is_prototxt(given.file):
+        advice = "give the net's description, which convert writes beside a model"
+        raise FormatError("is no prototxt", file=given.file, advice=advice)
+    found = costs(given.file, given.input_shape)
+    if given.plot:
+        from ..plots import plot
+
+        picture = Layout.of([Literal(plot(found, Path(given.file).name))])
+        publish([File(given.plot, picture)], [LocalFile.at(given.file)])
+    totals = {name: sum(getattr(cost, name) for cost in found) for name in COUNTED}
+    if given.json:
+        print(json.dumps({"format": "prototxt", **totals, "layers": [asdict(cost) for cost in found]}))
+    elif given.csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(
+            [("layer", "type", "output", *COUNTED), *map(_cost_row, found)]
+        )
+    else:
+        rows = [*map(_cost_row, found), ("total", "", "", *map(str, totals.values()))]
+        _print_table(("layer", "type", "output", "multiply-adds", "parameters", "activation bytes"), rows, numbers=3)
+    return 0
+
+
+def _described(given: argparse.Namespace) -> dict[str, Any]:
+    if is_prototxt(given.file):
+        return _prototxt(given.file)
+    return _model(open_model(given.file)) if is_model(given.file) else _weights(open_weights(given.file, given.key))
 
 
 def _weights(weights: Weights) -> dict[str, Any]:
@@ -83,6 +142,33 @@ def _model(net: Net) -> dict[str, Any]:
     return {"format": "caffemodel", "name": net.name, "bytes": net.payload, "options": made_with, "layers": layers}
 
 
+def _prototxt(file: str) -> dict[str, Any]:
+    """Layers with the shapes of their tops, or null for all if one of the layers cannot be made sense of."""
+    from ..caffe.semantics import infer
+
+    net = read_prototxt(file)
+    shapes: list[Any] = [None] * len(net.layer)
+    try:
+        shapes = [step.meaning.tops for step in infer(net)]
+    except NetError as error:
+        error.file = file
+        print(f"streamexport: {error}; shapes are left out", file=sys.stderr)
+    layers = [
+        {"name": layer.name, "type": layer.type, "bottoms": [*layer.bottom], "tops": [*layer.top], "shapes": made}
+        for layer, made in zip(net.layer, shapes, strict=True)
+    ]
+    return {"format": "prototxt", "name": net.name, "layers": layers}
+
+
+def _wired_row(layer: dict[str, Any]) -> tuple[str, ...]:
+    shapes = "unknown" if layer["shapes"] is None else " ".join(map(_dims, layer["shapes"]))
+    return layer["name"], layer["type"], " ".join(layer["bottoms"]), " ".join(layer["tops"]), shapes
+
+
+def _cost_row(cost: Cost) -> tuple[str, ...]:
+    return cost.layer, cost.type, " ".join(map(_dims, cost.shapes)), *(str(getattr(cost, name)) for name in COUNTED)
+
+
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
     dtypes = "/".join(dict.fromkeys(blob["dtype"] for blob in layer["blobs"]))
     shapes = " ".join(_dims(blob["shape"]) for blob in layer["blobs"])
@@ -93,16 +179,14 @@ def _dims(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as what they hold; the last one, of numbers, to the right."""
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1) -> None:
+    """Columns as wide as what they hold; the last ones, so many `numbers`, to the right."""
     lines = [[one_line(cell) for cell in row] for row in (header, *rows)]
     widths = [min(60, max(map(len, column))) for column in zip(*lines, strict=True)]  # one long name must not pad all
     for line in lines:
-        print("  ".join(_padded(line, widths)).rstrip())
+        print("  ".join(_padded(line, widths, numbers)).rstrip())
 
 
-def _padded(line: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-    *texts, number = zip(line, widths, strict=True)
-    for text, width in texts:
-        yield text.ljust(width)
-    yield number[0].rjust(number[1])
+def _padded(line: Sequence[str], widths: Sequence[int], numbers: int) -> Iterator[str]:
+    for index, (text, width) in enumerate(zip(line, widths, strict=True)):
+        yield text.rjust(width) if index >= len(line) - numbers else text.ljust(width)

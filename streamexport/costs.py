@@ -1,0 +1,114 @@
+"""What the layers of a Caffe net cost: arithmetic, parameters, and memory for what they make.
+
+A multiply-add is one multiplication and the addition behind it. Convolutions, deconvolutions and inner products count: at
+each position all weights, whether the window lies inside the bottom or reaches into its padding. torch's own counter,
+`torch.utils.flop_counter`, finds the same, and calls a multiply-add two operations. All else counts 0: biases, BatchNorm,
+Scale, activations, pooling, softmax, Eltwise, normalization. It takes little arithmetic, though not always little time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from .caffe.caffe_pb2 import NetParameter
+from .caffe.prototxt import read_prototxt
+from .errors import NetError
+
+if TYPE_CHECKING:
+    from .caffe.meaning import Shape
+    from .caffe.semantics import Step
+
+FLOAT_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one layer costs.
+
+    Attributes
+    ----------
+    layer, type : its name and its type
+    shapes : of its tops
+    multiply_adds : see the module's docstring
+    parameters : trained numbers: of its blobs, but for the statistics of BatchNorm
+    activation_bytes : of its tops as float32; a top that takes the place of the bottom of its name counts 0
+    """
+
+    layer: str
+    type: str
+    shapes: tuple[Shape, ...]
+    multiply_adds: int
+    parameters: int
+    activation_bytes: int
+
+
+def costs(
+    prototxt: str | os.PathLike[str], inputs: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None
+) -> tuple[Cost, ...]:
+    """What each layer of a net costs, in the order of the net.
+
+    Parameters
+    ----------
+    prototxt : the net
+    inputs : shapes by the names of the input blobs, or the shape of the only one, instead of those that the net declares
+
+    Raises
+    ------
+    SourceError : the prototxt cannot be read
+    FormatError : it is none
+    NetError : what a layer does is not known, or it cannot work as it stands; it is named
+    """
+    from .caffe.semantics import infer
+
+    net = read_prototxt(prototxt, strict=True)
+    try:
+        return tuple(map(_cost, infer(net, _by_name(net, inputs))))
+    except NetError as error:
+        error.file = os.fspath(prototxt)
+        raise
+
+
+def _by_name(net: NetParameter, inputs: Mapping[str, Shape] | Shape | None) -> Mapping[str, Shape]:
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs or {}
+    names = [top for layer in net.layer if layer.type == "Input" for top in layer.top]
+    if len(names) != 1:
+        raise NetError(f"has {len(names)} inputs ({', '.join(names)}), one shape was given")
+    return {names[0]: inputs}
+
+
+def _cost(step: Step) -> Cost:
+    from .caffe.meaning import BatchNorm
+
+    layer, meaning = step.layer, step.meaning
+    trained = () if isinstance(meaning.operation, BatchNorm) else meaning.blobs
+    made = (shape for name, shape in zip(layer.top, meaning.tops, strict=True) if name not in layer.bottom)
+    return Cost(
+        layer.name,
+        layer.type,
+        meaning.tops,
+        _multiply_adds(step),
+        sum(map(prod, trained)),
+        FLOAT_SIZE * sum(map(prod, made)),
+    )
+
+
+def _multiply_adds(step: Step) -> int:
+    """All weights, at each position: pixels of a convolution's top or a deconvolution's bottom, or an inner product's
+    vectors."""
+    from .caffe.meaning import Convolution, Deconvolution, InnerProduct
+
+    operation, bottom, (top, *_) = step.meaning.operation, step.bottoms, step.meaning.tops or ((),)
+    if isinstance(operation, InnerProduct):
+        positions = bottom[0][: operation.axis]
+    elif isinstance(operation, Convolution):
+        positions = (top[0], *top[2:])
+    elif isinstance(operation, Deconvolution):
+        positions = (bottom[0][0], *bottom[0][2:])
+    else:
+        return 0
+    return prod(positions) * prod(step.meaning.blobs[0])
