@@ -64,7 +64,8 @@ class Options:
     input_order : of the input's channels: rgb or bgr
     fold_input_scale : whether the first convolution takes in the scaling of the input, for pixels 0…255 less their mean
     end : the layer or module to end with, by torch's name; None for the whole net
-    softmax : whether a classifier ends with `prob`
+    softmax : whether a classifier of a built-in net ends with `prob`
+    in_place : whether layers write over their bottoms where they may
     input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
     """
 
@@ -79,6 +80,7 @@ class Options:
     fold_input_scale: bool = False
     end: str | None = None
     softmax: bool = True
+    in_place: bool = False
     input_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -150,6 +152,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Sour
         end=options.end,
         softmax=options.softmax,
         dtype=options.dtype or "float32",
+        in_place=options.in_place,
         names=options.names,
     )
     _check_shapes(net)
@@ -349,7 +352,7 @@ def recorded(record: bytes) -> Options | None:
     try:
         fields = json.loads(record)["options"]
         shape = fields.pop("input_shape")
-        types = {"softmax": bool, "fold_batchnorm": bool, "fold_input_scale": bool}
+        types = dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool)
         if any(type(value) is not types.get(name, str) for name, value in fields.items() if value is not None):
             return None
         if shape is not None and not all(type(size) is int for size in shape):

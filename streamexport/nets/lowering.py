@@ -212,15 +212,13 @@ class Lowering:
 
     Attributes
     ----------
-    function : the ATen operator whose layers are being made
-    label : of its node
+    label : of the node whose layers are being made
     shape : of its result, as torch says
     shapes : of its results, where it has several
     used : which of these are used
     made : values that were given another shape or order before, by what they were and became
     """
 
-    function: str = ""
     label: Label = Label("")
     shape: Shape = ()
     shapes: tuple[Shape, ...] = ()
@@ -272,6 +270,9 @@ class Lowering:
 
     def power(self, x: Operand, power: float = 1, scale: float = 1, shift: float = 0, part: str = "") -> Value:
         """(shift + scale * x) ** power"""
+        if power == 2 and (scale, shift) == (1, 0):
+            x = self.activation(x)
+            return self.eltwise("PROD", x, x, part=part)
         given = {"power": power, "scale": scale, "shift": shift}
         defaults = {"power": 1, "scale": 1, "shift": 0}
         changed = {name: float(value) for name, value in given.items() if value != defaults[name]}

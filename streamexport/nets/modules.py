@@ -34,8 +34,11 @@ def is_named(net: str) -> bool:
     return ":" in net
 
 
-def build(net: str, arguments: str | None) -> tuple[nn.Module, tuple[str, ...]]:
-    """The module that a callable builds, in evaluation mode, and notes on how.
+Maker = Callable[[], "nn.Module"]
+
+
+def find(net: str, arguments: str | None) -> Maker:
+    """What builds the module that a callable stands for, in evaluation mode.
 
     Parameters
     ----------
@@ -44,26 +47,28 @@ def build(net: str, arguments: str | None) -> tuple[nn.Module, tuple[str, ...]]:
 
     Raises
     ------
-    NetError : it cannot be found or called, or builds no module
+    NetError : it cannot be found; or, when it is called, it fails, or builds no module
     """
+    make, keywords = _callable(net), _keywords(arguments)
+    return lambda: _made(net, make, keywords).eval().requires_grad_(False)
+
+
+def on_meta(make: Maker) -> nn.Module:
+    """The module without elements. NetError if it cannot be built so, or would lack what no checkpoint holds."""
     import torch
 
-    make = _callable(net)
-    keywords = _keywords(arguments)
-    notes = []
-    try:
-        with torch.device("meta"):
-            module = _made(net, make, keywords)
-        is_complete = not _missing_buffers(module)
-    except NetError as error:
-        is_complete, why = False, error.what
-    else:
-        why = "it has buffers that are in no state dict"
-    if not is_complete:
-        with _uninitialised():
-            module = _made(net, make, keywords)
-        notes.append(f"built on the CPU with weights left out: {why}")
-    return module.eval().requires_grad_(False), tuple(notes)
+    with torch.device("meta"):
+        module = make()
+    held = module.state_dict(keep_vars=True)
+    if lost := [name for name, buffer in module.named_buffers() if name not in held and buffer.is_meta]:
+        raise NetError(f"has buffers that are in no state dict ({lost[0]})")
+    return module
+
+
+def on_cpu(make: Maker) -> nn.Module:
+    """The module with weights that are allocated, but never written to: they take no memory."""
+    with _uninitialised():
+        return make()
 
 
 def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
@@ -145,20 +150,14 @@ def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) ->
         made = make(**keywords)
     except Exception as error:  # whatever the user's code raises
         advice = "give arguments with --net-args" if isinstance(error, TypeError) else None
-        raise NetError(f"{net} cannot be built: {_said(error)}", advice=advice) from error
+        raise NetError(f"cannot be built: {_said(error)}", advice=advice) from error
     if not isinstance(made, nn.Module):
-        raise NetError(f"{net} builds a {type(made).__name__}, not a torch.nn.Module")
+        raise NetError(f"builds a {type(made).__name__}, not a torch.nn.Module")
     return made
 
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {reason(error)}"
-
-
-def _missing_buffers(module: nn.Module) -> list[str]:
-    """Buffers without values that no checkpoint will bring."""
-    held = module.state_dict(keep_vars=True)
-    return [name for name, buffer in module.named_buffers() if name not in held and buffer.is_meta]
 
 
 @contextmanager

@@ -45,14 +45,22 @@ def bind(tensors: Mapping[str, Tensor], net: str, arguments: str | None, input_s
     ------
     NetError : the module cannot be built or traced, the tensors are not its own, or Caffe cannot compute what it computes
     """
-    module, notes = modules.build(net, arguments)
+    make = modules.find(net, arguments)
+    notes: tuple[str, ...] = ()
+    try:
+        module = modules.on_meta(make)
+        program = export(module, net, input_shape)
+    except NetError as error:
+        module = modules.on_cpu(make)
+        modules.check(module, tensors, net)  # before the second attempt: this may be what is wrong
+        program = export(module, net, input_shape)
+        notes = (f"built on the CPU, without weights, since on torch's meta device it {error.what}",)
     modules.check(module, tensors, net)
-    program = export(module, net, input_shape)
     return _Walk(program, module, tensors, net).net(input_shape, notes)
 
 
 def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> ExportedProgram:
-    """The module's graph for an input of this shape, functionalized."""
+    """The module's graph for an input of this shape, functionalized. NetError, naming the reason, if there is none."""
     import torch
 
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
@@ -64,12 +72,10 @@ def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> E
             functional: ExportedProgram = program.run_decompositions({})
             return functional
     except Exception as error:  # whatever the module raises, and torch where control flow depends on data
-        said = f"{type(error).__name__}: {reason(error)}".strip().splitlines()
-        advice = (
-            "it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values"
-        )
+        said = f"{type(error).__name__}: {reason(error)}".strip().splitlines()[0]
         raise NetError(
-            f"{net} cannot be traced with an input of {list(input_shape)}: {said[0]}", advice=advice
+            f"cannot be traced with an input of {list(input_shape)}: {said}",
+            advice="it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values",
         ) from error
 
 
@@ -175,7 +181,7 @@ class _Walk:
 
     def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         lowering = self.lowering
-        lowering.function, lowering.label = _name(node)[0], _label(node)
+        lowering.label = _label(node)
         shapes = _shapes(node)
         is_several = isinstance(node.meta["val"], (list, tuple))
         lowering.shape = () if is_several else shapes[0]

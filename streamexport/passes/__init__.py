@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nets.graph import Net
-from . import cutting, dialects, folding, naming, precision
+from . import cleaning, cutting, dialects, folding, naming, precision
 
 
 def apply(
@@ -16,9 +16,10 @@ def apply(
     end: str | None = None,
     softmax: bool = True,
     dtype: str = "float32",
+    in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Dialect, folding, input, cutting, precision, and naming, last of all: all others speak of modules by torch's names."""
+    """Dialect, folding, input, cutting, cleaning, precision, and naming, last of all: the others use torch's names."""
     net = dialects.express(net, dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
@@ -27,5 +28,8 @@ def apply(
         net = cutting.cut(net, end)
     elif not softmax:
         net = cutting.without_softmax(net)
+    net = dialects.keep_apart(cleaning.clean(net), dialect)
+    if in_place:
+        net = cleaning.write_in_place(net)
     net = precision.store(net, dtype)
     return naming.rename(net, names)

@@ -12,7 +12,6 @@ from math import prod
 from typing import Any
 
 from .. import kernels
-from ..graph import Blob
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
 from ..views import View
 from .convolutions import channels_last, turned_back
@@ -164,26 +163,23 @@ def _native_layer_norm(
     return [_layer_norm(net, x, normalized, weight, bias, eps), None, None]
 
 
-def affine(
-    net: Lowering,
-    x: Value,
-    weight: Operand | None,
-    bias: Operand | None,
-    axis: int,
-    part: str = "",
-) -> Value:
-    """Times weights, plus biases, each of which covers the axes of a blob from `axis` on, as many as it has."""
-    given = [constant for constant in (weight, bias) if isinstance(constant, Constant)]
-    if not given:
+def affine(net: Lowering, x: Value, weight: Operand | None, bias: Operand | None, axis: int, part: str = "") -> Value:
+    """Times weights, plus biases, each of which covers the axes of a blob from `axis` on, as many as it has.
+
+    The blob is turned into one in which these are the channels: a Scale over others stops OpenCV, where it tries to merge
+    it into a convolution.
+    """
+    given = next((constant for constant in (weight, bias) if isinstance(constant, Constant)), None)
+    if given is None:
         return x
-    shape = given[0].shape
-    scale = kernels.filled(shape, 1) if weight is None else net.blob(weight)
-    parameters: dict[str, Any] = {"axis": axis} if axis != 1 else {}
-    parameters |= {"num_axes": len(shape)} if len(shape) != 1 else {}
-    parameters |= {"bias_term": True} if bias is not None else {}
-    blobs: tuple[Blob, ...] = (scale,) if bias is None else (scale, net.blob(bias))
-    made = net.layer("Scale", [x], x.blob, {"scale_param": parameters}, blobs, part)
-    return replace(made, view=x.view)
+    end = axis + len(given.shape)
+    before, count, behind = prod(x.blob[:axis]), given.count, prod(x.blob[end:])
+    made = x if (axis, end) == (1, 2) else net.reshaped(x, (before, count, 1, behind), "rows")
+    scale = kernels.filled((count,), 1) if weight is None else net.blob(weight, (count,))
+    blobs = (scale,) if bias is None else (scale, net.blob(bias, (count,)))
+    parameters = {"scale_param": {"bias_term": True} if bias is not None else {}}
+    made = net.layer("Scale", [made], made.blob, parameters, blobs, part)
+    return replace(net.reshaped(made, x.blob, "back"), view=x.view)
 
 
 def standardised(net: Lowering, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:

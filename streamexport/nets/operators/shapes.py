@@ -71,26 +71,32 @@ def _expand(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
 
 
 def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread") -> Value:
-    """A value repeated along the dimensions in which it has a size of 1 and `shape` more."""
+    """A value repeated along the dimensions in which it has a size of 1 and `shape` more: all pixels or all channels."""
     own = (1,) * (len(shape) - len(x.shape)) + x.shape
     x = replace(x, view=_reshaped_view(net, x, own))
     if own == shape:
         return x
-    if len(shape) != 4 or own[0] != shape[0]:
-        raise UnsupportedError(
-            f"repeats {list(own)} to {list(shape)}", "only images are repeated, along channels or pixels"
-        )
-    x = net.reshaped(x, own)
-    if own[2:] != shape[2:]:
-        if own[2:] != (1, 1):
-            raise UnsupportedError(f"repeats {list(own)} to {list(shape)}")
-        ones = kernels.filled((own[1], 1, *shape[2:]), 1)
-        window = Window((Axis(shape[2]), Axis(shape[3])))
-        parameters = {"num_output": own[1], "bias_term": False, **window.parameters(), "group": own[1]}
-        x = net.layer("Deconvolution", [x], (*own[:2], *shape[2:]), {"convolution_param": parameters}, [ones], part)
-    if own[1] != shape[1]:
-        x = net.mixed(x, kernels.filled((shape[1], 1), 1), part=part)
-    return x
+    if not 2 <= len(shape) <= 4 or own[0] != shape[0]:
+        raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
+    few, many = _as_image(own), _as_image(shape)
+    x = net.reshaped(x, few)
+    if few[2:] != many[2:]:
+        if few[2:] != (1, 1):
+            raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
+        channels, (height, width) = few[1], many[2:]
+        window = Window((Axis(height), Axis(width)))
+        parameters = {"num_output": channels, "bias_term": False, **window.parameters()}
+        parameters |= {"group": channels} if channels > 1 else {}
+        ones = kernels.filled((channels, 1, height, width), 1)
+        x = net.layer("Deconvolution", [x], (*few[:2], height, width), {"convolution_param": parameters}, [ones], part)
+    if few[1] != many[1]:
+        x = net.mixed(x, kernels.filled((many[1], 1), 1), part=part)
+    return replace(x, view=View.of(shape))
+
+
+def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sequences are one pixel high, vectors one pixel."""
+    return {2: (*shape, 1, 1), 3: (*shape[:2], 1, *shape[2:]), 4: shape}[len(shape)]
 
 
 def _reshaped_view(net: Lowering, x: Value, shape: tuple[int, ...]) -> View:
@@ -233,8 +239,17 @@ def _dropped(x: Value, axis: int) -> Value:
     return replace(x, view=View(x.view.atoms, (*x.view.dims[:axis], *x.view.dims[axis + 1 :])))
 
 
+@operator("pad")
+def _pad(net: Lowering, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
+    if mode == "constant":
+        return _pad_with_zeros(net, x, pad, value or 0)
+    if mode not in ("reflect", "replicate"):
+        raise UnsupportedError(f"pads in mode {mode}")
+    return _padded_with_pixels(net, x, pad, is_mirrored=mode == "reflect")
+
+
 @operator("constant_pad_nd")
-def _pad(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Value:
+def _pad_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Value:
     """Zeros around an image are left to the convolution that follows."""
     if value:
         raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
@@ -249,15 +264,24 @@ def _pad(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Val
     return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
 
 
-@operator("replication_pad2d", "reflection_pad2d")
-def _pad_with_pixels(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
+@operator("reflection_pad2d")
+def _pad_with_mirrored(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
+    return _padded_with_pixels(net, x, pad, is_mirrored=True)
+
+
+@operator("replication_pad2d")
+def _pad_with_repeated(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
+    return _padded_with_pixels(net, x, pad, is_mirrored=False)
+
+
+def _padded_with_pixels(net: Lowering, x: Operand, pad: Sequence[int], is_mirrored: bool) -> Value:
     """Pixels of the image stand around it, each picked by a row of a matrix."""
     image = net.image(x)
-    mirrored = net.function == "reflection_pad2d"
+    left, right, above, below = (*pad, 0, 0)[:4]
     matrices = []
-    for size, before, after in zip(image.blob[2:], (pad[2], pad[0]), (pad[3], pad[1]), strict=True):
+    for size, before, after in zip(image.blob[2:], (above, left), (below, right), strict=True):
         places: Sequence[int] = range(-before, size + after)
-        if mirrored:
+        if is_mirrored:
             places = [abs(place) if place < size else 2 * (size - 1) - place for place in places]
         picked = [min(max(place, 0), size - 1) for place in places]
         matrices.append(None if picked == list(range(size)) else _picking(picked, size))

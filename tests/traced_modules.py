@@ -1,0 +1,292 @@
+"""Small modules, one for each thing that tracing has to get right. `build(name)` is what `--net` names in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+IMAGE = (1, 4, 9, 12)
+
+
+class Fn(nn.Module):
+    """A function as a module, with a convolution in front of it, so that the net holds weights."""
+
+    def __init__(self, function: Callable[..., Tensor], channels: int = 4) -> None:
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.conv(x))
+
+
+class Residual(nn.Module):
+    """In-place operators, a module that is called three times, and a sum of what both branches make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn(self.conv1(x)))
+        y = self.relu(self.conv2(y))
+        y += x
+        return self.relu(y)
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(self.expand(F.silu(self.reduce(F.adaptive_avg_pool2d(x, 1)))))
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.LayerNorm(4, eps=1e-6)
+        self.up, self.down = nn.Linear(4, 16), nn.Linear(16, 4)
+        self.scale = nn.Parameter(torch.full((4, 1, 1), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return x + self.scale * self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2)
+
+
+class Shuffle(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        n, c, h, w = x.shape
+        x = x.view(n, 3, c // 3, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        left, right = x.chunk(2, 1)
+        return torch.cat((right.relu(), left), 1)
+
+
+class Parameters(nn.Module):
+    """Constants that are computed from parameters, and one of each shape that can be repeated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scalar, self.channel = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.randn(4, 1, 1))
+        self.row, self.whole = nn.Parameter(torch.randn(12)), nn.Parameter(torch.randn(1, 4, 9, 12))
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+        self.register_buffer("hidden", torch.linspace(0.5, 2, 4).view(1, 4, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight.pow(2).sum((1, 2, 3), keepdim=True).sqrt()
+        x = F.conv2d(x, weight, padding=1) * self.scalar + self.channel
+        return (x / self.hidden - self.row) * self.whole + torch.tensor(0.25)
+
+
+class Inplace(nn.Module):
+    """A part of a tensor that is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        first, second = x.split((1, 3), 1)
+        second.mul_(2).add_(1)
+        return torch.cat((x, first), 1)
+
+
+class Sequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(4, 6, 3, stride=2, padding="valid", dilation=2), nn.BatchNorm1d(6)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(self.conv(x)).mean(2))
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(4, 3, 3), nn.BatchNorm1d(70 * 3), nn.Linear(210, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(torch.flatten(self.conv(x), 1))).log_softmax(1)
+
+
+class Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 3, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.conv(x)
+        return {"features": y.relu(), "pooled": y.mean((2, 3))}
+
+
+def conv(*arguments: object, **keywords: object) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv2d(4, 8, *arguments, **keywords)  # type: ignore[arg-type]
+
+
+def transposed(*arguments: object, **keywords: object) -> Callable[[], nn.Module]:
+    return lambda: nn.ConvTranspose2d(4, 6, *arguments, **keywords)  # type: ignore[arg-type]
+
+
+def padded(pad: tuple[int, ...], *arguments: object, **keywords: object) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.ZeroPad2d(pad), nn.Conv2d(4, 8, *arguments, **keywords))  # type: ignore[arg-type]
+
+
+def fn(function: Callable[..., Tensor]) -> Callable[[], nn.Module]:
+    return lambda: Fn(function)
+
+
+def module(made: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A module without weights, or whose channels are IMAGE's."""
+    return lambda: nn.Sequential(nn.Conv2d(4, 4, 1), made())
+
+
+def _cut_channels(x: Tensor) -> Tensor:
+    return torch.cat((x[:, 1:3], x[:, ::2], x.narrow(1, 0, 1), x.select(1, 3).unsqueeze(1)), 1)
+
+
+def _cut_pixels(x: Tensor) -> Tensor:
+    return torch.cat((x[:, :, 1:8:2, 2:], x[:, :, :4, :10] + x.unbind(1)[0][:, None, 4:8, 1:11]), 1)
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    # convolutions
+    "conv": conv(3, padding=1),
+    "conv strided": conv(3, stride=2, padding=1, groups=2, bias=False),
+    "conv dilated": conv(3, dilation=2, padding=2),
+    "conv rectangular": conv((3, 1), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+    "conv same": conv(4, padding="same"),
+    "conv same dilated": conv((2, 3), padding="same", dilation=(3, 2)),
+    "conv padded on one side": padded((0, 1, 0, 1), 3, stride=2),
+    "conv padded unevenly": padded((3, 1, 0, 2), (3, 2), padding=(1, 0), dilation=(2, 1)),
+    "conv padded, dilated, odd": padded((1, 0, 2, 1), 3, dilation=2),
+    "pad alone": module(lambda: nn.ZeroPad2d((2, 0, 1, 3))),
+    "pad, then pool": module(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.MaxPool2d(2))),
+    "pad channels": fn(lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
+    "pad reflection": module(lambda: nn.ReflectionPad2d((2, 1, 3, 0))),
+    "pad replication": module(lambda: nn.ReplicationPad2d((2, 1, 0, 3))),
+    "transposed": transposed(3, stride=2, padding=1),
+    "transposed, output padding": transposed(3, stride=2, padding=1, output_padding=1, groups=2),
+    "transposed, dilated": transposed((2, 3), stride=(2, 3), dilation=2, output_padding=(0, 1), bias=False),
+    "sequence": Sequence,
+    "linear over the last dimension": fn(lambda x: F.linear(x, torch.ones(5, 12), torch.ones(5)).relu()),
+    "head": Head,
+    # normalization
+    "batch norm first": lambda: nn.Sequential(nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+    "batch norm without affine": module(lambda: nn.BatchNorm2d(4, affine=False)),
+    "batch norm of the batch": module(lambda: nn.BatchNorm2d(4, track_running_stats=False)),
+    "instance norm": module(lambda: nn.InstanceNorm2d(4, affine=True)),
+    "instance norm, tracked": module(lambda: nn.InstanceNorm2d(4, track_running_stats=True)),
+    "group norm": module(lambda: nn.GroupNorm(2, 4)),
+    "layer norm over images": module(lambda: nn.LayerNorm((4, 9, 12))),
+    "layer norm over rows": module(lambda: nn.LayerNorm(12)),
+    "l2 normalize": fn(lambda x: F.normalize(x, dim=1)),
+    # pooling
+    "max pool": module(lambda: nn.MaxPool2d(3, 2, 1)),
+    "max pool, unpadded": module(lambda: nn.MaxPool2d(3, 2)),
+    "max pool, up": module(lambda: nn.MaxPool2d(3, 2, ceil_mode=True)),
+    "max pool, up, padded": module(lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True)),
+    "max pool, rectangular": module(lambda: nn.MaxPool2d((2, 3), (2, 1), (0, 1))),
+    "max pool, stride 1": module(lambda: nn.MaxPool2d(3, 1, 1)),
+    "average pool": module(lambda: nn.AvgPool2d(3, 2, 1)),
+    "average pool, up": module(lambda: nn.AvgPool2d(2, ceil_mode=True)),
+    "average pool without padding": module(lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
+    "average pool of everything": module(lambda: nn.AvgPool2d((9, 12))),
+    "adaptive average": module(lambda: nn.AdaptiveAvgPool2d((3, 4))),
+    "adaptive average, uneven": module(lambda: nn.AdaptiveAvgPool2d((4, 5))),
+    "adaptive average, larger": module(lambda: nn.AdaptiveAvgPool2d((9, 14))),
+    "adaptive max": module(lambda: nn.AdaptiveMaxPool2d(1)),
+    "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
+    "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
+    "a mean of rows": fn(lambda x: x.mean(3).relu()),
+    # functions of elements
+    "relu6": module(nn.ReLU6),
+    "hardtanh": module(lambda: nn.Hardtanh(-0.3, 0.4)),
+    "clamp": fn(lambda x: x.clamp(min=-0.2) + x.clamp(max=0.1)),
+    "leaky relu": module(lambda: nn.LeakyReLU(0.2)),
+    "prelu": module(lambda: nn.PReLU(4, 0.3)),
+    "prelu, one for all": module(lambda: nn.PReLU(1, 0.3)),
+    "elu": module(lambda: nn.ELU(0.7)),
+    "selu": module(nn.SELU),
+    "celu": module(lambda: nn.CELU(0.5)),
+    "sigmoid and tanh": fn(lambda x: x.sigmoid() + x.tanh() + F.logsigmoid(x)),
+    "softplus": fn(lambda x: F.softplus(x) + F.softplus(x, 2)),
+    "silu": module(nn.SiLU),
+    "mish": module(nn.Mish),
+    "gelu": module(nn.GELU),
+    "gelu, tanh": module(lambda: nn.GELU("tanh")),
+    "hardswish": module(nn.Hardswish),
+    "hardsigmoid": module(nn.Hardsigmoid),
+    "softmax": fn(lambda x: x.softmax(1) + x.softmax(-1)),
+    "log softmax": fn(lambda x: (40 * x).log_softmax(1)),
+    "dropout": module(lambda: nn.Dropout(0.5)),
+    # arithmetic
+    "arithmetic": fn(lambda x: (2 - x) / 3 + x * x - x.abs() * (1 / (x.square() + 1)) + (-x).exp() * 0.01),
+    "powers": fn(lambda x: (x.abs() + 0.1).sqrt() + (x.abs() + 0.1).log() + (x.abs() + 1).rsqrt() + x**3),
+    "powers, scaled": fn(lambda x: (x.abs() + 0.1).sqrt() * 2 + 3 + 2 * x**3 + (x.abs() + 1).reciprocal().mul(4)),
+    "roots, scaled": fn(lambda x: 1 / x.abs().add(1).sigmoid() * 2 + 0.5 + x.sigmoid().sqrt() * 3),
+    "quotient": fn(lambda x: x / (x.abs() + 1) + 1 / (x.square() + 1)),
+    "extremes": fn(lambda x: torch.maximum(x, -x) + torch.minimum(x, 2 * x)),
+    "alpha": fn(lambda x: torch.add(x, x.sigmoid(), alpha=0.5) * torch.sub(x, x.tanh(), alpha=2)),
+    "parameters": Parameters,
+    "repeated": fn(lambda x: x + x.mean((2, 3), keepdim=True) - x.mean(1, keepdim=True) * x.amax((2, 3), keepdim=True)),
+    "outer": fn(lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
+    "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
+    # shapes
+    "shuffle": Shuffle,
+    "pixel shuffle": fn(lambda x: F.pixel_shuffle(torch.cat((x, x.relu()), 1), 2)),
+    "pixel unshuffle": fn(lambda x: F.pixel_unshuffle(x[:, :, :8], 2)),
+    "channels cut": fn(_cut_channels),
+    "pixels cut": fn(_cut_pixels),
+    "split": fn(lambda x: torch.cat([part.relu() if n % 2 else part for n, part in enumerate(x.split(3, 2))], 1)),
+    "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
+    "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),
+    "squeeze": fn(lambda x: x.mean(3, keepdim=True).squeeze(-1).unsqueeze(2).relu()),
+    "nearest": fn(lambda x: F.interpolate(x, scale_factor=2)),
+    "nearest, uneven": fn(lambda x: F.interpolate(x, size=(13, 7))),
+    "bilinear": fn(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
+    "bilinear, aligned": fn(lambda x: F.interpolate(x, size=(20, 25), mode="bilinear", align_corners=True)),
+    "bilinear, smaller": fn(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear")),
+    # whole structures
+    "residual": Residual,
+    "squeeze and excitation": SqueezeExcitation,
+    "convnext": ConvNeXtBlock,
+    "in place": Inplace,
+    "several outputs": Several,
+}
+SHAPES = {"sequence": (1, 4, 15), "shuffle": (1, 6, 5, 7), "pixel unshuffle": (1, 4, 10, 12)}
+
+
+def shape(name: str) -> tuple[int, ...]:
+    return SHAPES.get(name, IMAGE)
+
+
+def build(name: str) -> nn.Module:
+    return MODULES[name]()
+
+
+def seeded(name: str) -> nn.Module:
+    """The module with weights that are neither tiny nor all alike, statistics of BatchNorm included."""
+    torch.manual_seed(prod(map(ord, name)) % 2**31)
+    made = build(name).eval()
+    for key, value in made.state_dict().items():
+        if key.endswith("running_mean"):
+            value.normal_(0, 0.3)
+        elif key.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point() and value.ndim == 1:
+            value.normal_(0.5, 0.3)
+    return made
