@@ -20,7 +20,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -141,31 +141,37 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
     except cv2.error as error:
         raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
-    # OpenCV names layers where Caffe names blobs, and has none for inputs.
     writers = {blob: task.writer(blob) for blob in task.blobs}
-    computed = {blob: layer for blob, layer in writers.items() if layer.type != "Input"}
-    of_one_top = list(dict.fromkeys(layer.name for layer in computed.values() if len(layer.top) == 1))
-    others = dict.fromkeys(layer.name for layer in computed.values() if len(layer.top) > 1)
-    # Of layers that are asked for, it keeps the first top only; the next layer may overwrite the others. So those are run
-    # up to, one by one.
-    passes = [names for names in (of_one_top, *([name] for name in others)) if names]
+    passes = _passes(writers.values())
 
     def compute(batch: Array) -> Mapping[str, Array]:
         try:
             loaded.setInput(batch, task.input)
-            tops = {
-                name: made
+            made = {
+                name: tops
                 for names in passes
-                for name, made in zip(names, loaded.forwardAndRetrieve(names), strict=True)
+                for name, tops in zip(names, loaded.forwardAndRetrieve(names), strict=True)
             }
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
         return {
-            blob: tops[layer.name][list(layer.top).index(blob)] if blob in computed else batch.copy()
+            blob: batch.copy() if layer.type == "Input" else made[layer.name][list(layer.top).index(blob)]
             for blob, layer in writers.items()
         }
 
     yield compute
+
+
+def _passes(layers: Iterable[LayerParameter]) -> list[list[str]]:
+    """The names of the layers to ask OpenCV for, pass by pass; it has no layers for inputs.
+
+    Of a layer that is asked for OpenCV keeps the first top only, and the next layer may overwrite the others: if there are
+    others, the pass ends with that layer.
+    """
+    computed = {layer.name: len(layer.top) for layer in layers if layer.type != "Input"}
+    together = [name for name, tops in computed.items() if tops == 1]
+    alone = [[name] for name, tops in computed.items() if tops > 1]
+    return [together, *alone] if together else alone
 
 
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from streamexport.caffe.prototxt import read_prototxt
 from streamexport.engines import open_engine
-from streamexport.errors import EngineError, NetError
+from streamexport.errors import EngineError, NetError, SourceChangedError
 
 ENGINES = ("stream", "opencv", pytest.param("caffe", marks=pytest.mark.caffe))
 
@@ -51,6 +53,17 @@ def test_the_input_alone_may_be_asked_for(tmp_path, engine):
         found = compute(x)
     np.testing.assert_array_equal(found["x"], x)
     assert found["x"] is not x
+
+
+def test_our_own_engine_reads_prototxt_and_headers_once_and_weights_each_time(tmp_path):
+    net, model, _ = small_net(tmp_path)
+    x = random((1, 3, 6, 5))
+    with open_engine("stream", net, [model], ["z"]) as compute:
+        net.unlink()
+        np.testing.assert_array_equal(compute(x)["z"], compute(x)["z"])
+        os.utime(model, ns=(0, 0))
+        with pytest.raises(SourceChangedError):
+            compute(x)
 
 
 @pytest.mark.caffe

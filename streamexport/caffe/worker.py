@@ -4,7 +4,7 @@
 
 Either way a message is the length of what follows (8 bytes, little-endian), then an array as .npy. The first one in is the
 names of the blobs that are wanted; it is sent back once the net is loaded. Then for each batch in, which fills the input
-blob, these blobs come out, each a message of its own, so that neither side holds them all. It ends when its input does.
+blob, these blobs come out in that order, each a message of its own. It ends when its input does.
 
 Caffe aborts the process on bad input, so that it is best kept in one of its own; and the interpreter that has it is
 seldom the one that has everything else. Hence this file imports nothing of ours and runs on Python 3.8 with numpy 1.
