@@ -20,9 +20,9 @@ from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
-from .nets.graph import Layer, Net
+from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
-from .readers import Weights, is_model, open_model, open_weights
+from .readers import Weights, is_model, open_models, open_weights
 from .sources.local import LocalFile
 from .transfer import File, Progress
 from .writers import format_of
@@ -304,28 +304,11 @@ def _joined_weights(opened: Sequence[Weights]) -> Weights:
     return replace(first, tensors=tensors, sources=tuple(source for weights in opened for source in weights.sources))
 
 
-def join_models(paths: Sequence[Path]) -> Net:
-    """The net whose parts the model files are. NetError if a layer with blobs stands in two of them."""
-    layers: dict[str, Layer] = {}
-    opened = [open_model(path) for path in paths]
-    for net, path in zip(opened, paths, strict=True):
-        for layer in net.layers:
-            known = layers.get(layer.name)
-            if known is not None and known.blobs and layer.blobs:
-                advice = "give only files that are parts of one model"
-                raise NetError(
-                    "stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}", advice=advice
-                )
-            if known is None or layer.blobs:
-                layers[layer.name] = layer
-    return opened[0].with_layers(tuple(layers.values()))
-
-
 def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
     """Caffe models as one net, in another precision if that is asked for; other options are for checkpoints."""
     if options != Options(dtype=options.dtype):
         raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
-    net = join_models(models)
+    net = open_models(models)
     if options.dtype is not None:
         net = precision.store(net, options.dtype)
         made_with = recorded(net.record)

@@ -1,9 +1,13 @@
 """Who computes a net: `stream`, which is our own `forward`; Caffe; OpenCV.
 
-An engine is opened with a net and its weights, and then turns batches into what the net's output blob holds:
+An engine is opened with a net of one input, its weights, and the names of the blobs that are wanted of it; then it turns
+batches into what these blobs hold:
 
-    with open_engine("opencv", interface("m.prototxt"), ["m.caffemodel"]) as compute:
-        compute(batch)                # float32 (N, channels, height, width) -> (N, classes, ...)
+    with open_engine("opencv", "m.prototxt", ["m.caffemodel"], ["conv1", "prob"]) as compute:
+        compute(batch)["prob"]        # float32 (N, channels, height, width) -> (N, classes, ...)
+
+Any number of blobs may be asked for. Where a layer overwrites its bottom (ReLU and the like, in place), the blob holds what
+the last layer left in it, whoever computes.
 
 Caffe and OpenCV get what Caffe would take without a word, too: random weights, where the model lacks a layer. Therefore
 models are held against the prototxt before either sees them, as far as its layers are known here.
@@ -16,10 +20,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from .caffe import worker
@@ -29,109 +32,100 @@ from .errors import EngineError, FormatError, NetError, reason
 if TYPE_CHECKING:
     import subprocess
 
-    from .caffe.caffe_pb2 import NetParameter
+    from .caffe.caffe_pb2 import LayerParameter, NetParameter
     from .tensors import Array
 
-Compute = Callable[["Array"], "Array"]
+Path = str | os.PathLike[str]
+Compute = Callable[["Array"], "Mapping[str, Array]"]
+"""From a batch to the blobs that were asked for, float32, by name."""
 
 CAFFE_PYTHON = "STREAMEXPORT_CAFFE_PYTHON"
 """Environment variable that names a Python interpreter in which Caffe can be imported."""
 
 
 @dataclass(frozen=True)
-class Interface:
-    """Where images go into a net, and where its answer comes out.
+class _Task:
+    """What an engine is to do.
 
     Attributes
     ----------
-    prototxt : the file
-    input, shape : the input blob; its channels, height and width
-    output, layer : the output blob, and the layer that makes it
-    is_softmax : whether that is a Softmax, so that the answer is probabilities
+    prototxt, models : the files
+    net : what the prototxt says
+    input : the net's one input blob
+    blobs : those that are wanted, each once
     """
 
     prototxt: str
+    models: Sequence[str]
+    net: NetParameter
     input: str
-    shape: tuple[int, int, int]
-    output: str
-    layer: str
-    is_softmax: bool
+    blobs: Sequence[str]
 
-
-def interface(prototxt: str | os.PathLike[str]) -> Interface:
-    """Reads a prototxt as that of a classifier.
-
-    Raises NetError if it has several inputs or outputs, or an input that is no image; SourceError and FormatError if it
-    cannot be read.
-    """
-    from .caffe.semantics import outputs
-
-    file, net = os.fspath(prototxt), read_prototxt(prototxt)
-    inputs = [top for layer in net.layer if layer.type == "Input" for top in layer.top]
-    answers = outputs(net)
-    for what, names in (("input", inputs), ("output", answers)):
-        if len(names) != 1:
-            found = f"{len(names)} {what}s ({', '.join(names)})" if names else f"no {what}"
-            raise NetError(f"has {found}; the net of a classifier has one", file=file)
-    last = next(layer for layer in reversed(net.layer) if answers[0] in layer.top)
-    return Interface(file, inputs[0], _input_shape(net, file), answers[0], last.name, last.type == "Softmax")
-
-
-def _input_shape(net: NetParameter, file: str) -> tuple[int, int, int]:
-    layer = next(layer for layer in net.layer if layer.type == "Input")
-    dims = list(layer.input_param.shape[0].dim) if layer.input_param.shape else []
-    if len(dims) != 4 or min(dims) < 1:
-        advice = "give the input blob four dimensions: batch, channels, height, width"
-        raise NetError(
-            f"its input is {dims}, which is no image", file=file, tensor=f"layer {layer.name}", advice=advice
-        )
-    _, channels, height, width = dims
-    return channels, height, width
+    def writer(self, blob: str) -> LayerParameter:
+        """The layer that writes a blob last."""
+        return next(layer for layer in reversed(self.net.layer) if blob in layer.top)
 
 
 def open_engine(
-    name: str, net: Interface, models: Sequence[str], caffe_python: str | None = None
+    name: str, prototxt: Path, models: Sequence[Path], blobs: Sequence[str], caffe_python: str | None = None
 ) -> AbstractContextManager[Compute]:
     """Opens an engine, which computes until it is closed.
 
     Parameters
     ----------
     name : "stream", "caffe" or "opencv"
+    prototxt : a net with one input blob
     models : all parts of one model
+    blobs : what is wanted of the net, by the names that the prototxt has for it
     caffe_python : an interpreter in which Caffe can be imported; by default what STREAMEXPORT_CAFFE_PYTHON names, or the
         one that runs this
 
     Raises
     ------
     EngineError : it is not there, or gives up; its last words are passed on
+    NetError : the net has several inputs, or none, or lacks a blob
     Error : what `forward` raises
     """
     if name not in ENGINES:
         raise EngineError(f"there is no engine {name!r}", advice=f"choose from {', '.join(ENGINES)}")
-    return ENGINES[name](net, models, caffe_python)
+    files = [os.fspath(path) for path in models]
+    return ENGINES[name](_task(os.fspath(prototxt), files, blobs), caffe_python)
+
+
+def _task(prototxt: str, models: Sequence[str], blobs: Sequence[str]) -> _Task:
+    from .caffe.semantics import inputs
+
+    net = read_prototxt(prototxt)
+    names = inputs(net)
+    if len(names) != 1:
+        found = f"{len(names)} inputs ({', '.join(names)})" if names else "no input"
+        raise NetError(f"has {found}, an engine fills one", file=prototxt)
+    if strange := set(blobs).difference(top for layer in net.layer for top in layer.top):
+        raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=prototxt)
+    return _Task(prototxt, models, net, names[0], list(dict.fromkeys(blobs)))
 
 
 @contextmanager
-def _stream(net: Interface, models: Sequence[str], _: str | None) -> Iterator[Compute]:
-    from .forward import forward
+def _stream(task: _Task, _: str | None) -> Iterator[Compute]:
+    from .forward import PreparedNet
 
-    yield lambda batch: forward(net.prototxt, models, {net.input: batch}, (net.output,))[net.output]
+    yield PreparedNet(task.prototxt, task.models, task.blobs).run
 
 
-def _check_models(net: Interface, models: Sequence[str]) -> None:
+def _check_models(task: _Task) -> None:
     """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
     from .caffe.semantics import infer
-    from .forward import parameters
+    from .forward import check_parameters, parameters
 
     try:
-        steps = infer(read_prototxt(net.prototxt, strict=True))
+        steps = infer(read_prototxt(task.prototxt, strict=True))
     except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
         return
-    parameters(steps, models)
+    check_parameters(steps, parameters(task.models))
 
 
 @contextmanager
-def _opencv(net: Interface, models: Sequence[str], _: str | None) -> Iterator[Compute]:
+def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     try:
         import cv2
     except ImportError as error:
@@ -139,24 +133,45 @@ def _opencv(net: Interface, models: Sequence[str], _: str | None) -> Iterator[Co
         raise EngineError("OpenCV is not installed", advice=advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise EngineError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
-    (model,) = models if len(models) == 1 else _refuse_parts(models)
+    (model,) = task.models if len(task.models) == 1 else _refuse_parts(task.models)
     if _is_hdf5(model):
         raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
-    _check_models(net, models)
+    _check_models(task)
     try:
-        loaded = cv2.dnn.readNetFromCaffe(net.prototxt, model)
+        loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
     except cv2.error as error:
         raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
+    writers = {blob: task.writer(blob) for blob in task.blobs}
+    passes = _passes(writers.values())
 
-    def compute(batch: Array) -> Array:
+    def compute(batch: Array) -> Mapping[str, Array]:
         try:
-            loaded.setInput(batch, net.input)
-            answer: Array = loaded.forward(net.layer)
+            loaded.setInput(batch, task.input)
+            made = {
+                name: tops
+                for names in passes
+                for name, tops in zip(names, loaded.forwardAndRetrieve(names), strict=True)
+            }
         except cv2.error as error:
-            raise EngineError(f"OpenCV gives up: {_reason(error)}", file=net.prototxt) from error
-        return answer
+            raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
+        return {
+            blob: batch.copy() if layer.type == "Input" else made[layer.name][list(layer.top).index(blob)]
+            for blob, layer in writers.items()
+        }
 
     yield compute
+
+
+def _passes(layers: Iterable[LayerParameter]) -> list[list[str]]:
+    """The names of the layers to ask OpenCV for, pass by pass; it has no layers for inputs.
+
+    Of a layer that is asked for OpenCV keeps the first top only, and the next layer may overwrite the others: if there are
+    others, the pass ends with that layer.
+    """
+    computed = {layer.name: len(layer.top) for layer in layers if layer.type != "Input"}
+    together = [name for name, tops in computed.items() if tops == 1]
+    alone = [[name] for name, tops in computed.items() if tops > 1]
+    return [together, *alone] if together else alone
 
 
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:
@@ -179,14 +194,16 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _caffe(net: Interface, models: Sequence[str], python: str | None) -> Iterator[Compute]:
+def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
     """Caffe in a process of its own, one for all batches, whichever interpreter has it: bad input aborts the process."""
     import subprocess
     import tempfile
 
+    import numpy as np
+
     python = python or os.environ.get(CAFFE_PYTHON) or _own_caffe()
-    _check_models(net, models)
-    command = [python, str(Path(worker.__file__)), net.prototxt, net.input, net.output, *models]
+    _check_models(task)
+    command = [python, worker.__file__, task.prototxt, task.input, *task.models]
     with tempfile.TemporaryFile() as log:
         quiet = {**os.environ, "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}  # errors, on standard error
         try:
@@ -194,8 +211,14 @@ def _caffe(net: Interface, models: Sequence[str], python: str | None) -> Iterato
         except OSError as error:
             raise EngineError(f"cannot be started: {reason(error)}", file=python) from error
         with process, _Conversation(python, process, log) as conversation:
-            conversation.answer()  # the net as it is loaded
-            yield conversation.ask
+            conversation.say(np.array(task.blobs, np.str_))
+            conversation.answer()  # the same names, once the net is loaded
+
+            def compute(batch: Array) -> Mapping[str, Array]:
+                conversation.say(batch)
+                return {blob: conversation.answer() for blob in task.blobs}
+
+            yield compute
 
 
 @dataclass(frozen=True)
@@ -214,10 +237,9 @@ class _Conversation:
         with suppress(OSError):  # nor has what it did not take any more
             self._pipes()[0].close()
 
-    def ask(self, batch: Array) -> Array:
+    def say(self, array: Array) -> None:
         with suppress(BrokenPipeError):  # then there is no answer either
-            worker.send(self._pipes()[0], batch)
-        return self.answer()
+            worker.send(self._pipes()[0], array)
 
     def answer(self) -> Array:
         array = worker.receive(self._pipes()[1])

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .engines import Interface, interface, open_engine
+from .caffe.prototxt import read_prototxt
+from .engines import open_engine
 from .errors import FormatError, NetError, SourceError, reason
 from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image
 
 if TYPE_CHECKING:
+    from .caffe.caffe_pb2 import NetParameter
     from .tensors import Array
 
 Path = str | os.PathLike[str]
@@ -27,6 +29,54 @@ Path = str | os.PathLike[str]
 TOP = 5
 IMAGENET_CLASSES = 1000
 NAME_THEM = "name the classes with --labels, in the net's order; a folder is found by its line or the first word of it"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Where images go into a net, and where its answer comes out.
+
+    Attributes
+    ----------
+    prototxt : the file
+    shape : channels, height and width of its input blob
+    output : the output blob
+    is_softmax : whether that is a Softmax, so that the answer is probabilities
+    """
+
+    prototxt: str
+    shape: tuple[int, int, int]
+    output: str
+    is_softmax: bool
+
+
+def interface(prototxt: Path) -> Interface:
+    """Reads a prototxt as that of a classifier.
+
+    Raises NetError if it has several inputs or outputs, or an input that is no image; SourceError and FormatError if it
+    cannot be read.
+    """
+    from .caffe import semantics
+
+    file, net = os.fspath(prototxt), read_prototxt(prototxt)
+    answers = semantics.outputs(net)
+    for what, names in (("input", semantics.inputs(net)), ("output", answers)):
+        if len(names) != 1:
+            found = f"{len(names)} {what}s ({', '.join(names)})" if names else f"no {what}"
+            raise NetError(f"has {found}; the net of a classifier has one", file=file)
+    last = next(layer for layer in reversed(net.layer) if answers[0] in layer.top)
+    return Interface(file, _input_shape(net, file), answers[0], last.type == "Softmax")
+
+
+def _input_shape(net: NetParameter, file: str) -> tuple[int, int, int]:
+    layer = next(layer for layer in net.layer if layer.type == "Input")
+    dims = list(layer.input_param.shape[0].dim) if layer.input_param.shape else []
+    if len(dims) != 4 or min(dims) < 1:
+        advice = "give the input blob four dimensions: batch, channels, height, width"
+        raise NetError(
+            f"its input is {dims}, which is no image", file=file, tensor=f"layer {layer.name}", advice=advice
+        )
+    _, channels, height, width = dims
+    return channels, height, width
 
 
 @dataclass(frozen=True)
@@ -229,15 +279,15 @@ def _probabilities(classifier: Classifier, paths: Sequence[str]) -> Iterator[tup
     """Each image with the probabilities of all classes, or with what is wrong with it."""
     net = classifier.interface
     classifier.transform.check(net.shape)
-    models = [os.fspath(path) for path in classifier.models]
-    with open_engine(classifier.engine, net, models, classifier.caffe_python) as compute:
+    blobs = [net.output]
+    with open_engine(classifier.engine, net.prototxt, classifier.models, blobs, classifier.caffe_python) as compute:
         for path in paths:
             try:
                 image = read_image(path, classifier.transform, net.shape)
             except FormatError as error:
                 yield path, error
             else:
-                yield path, _answer(net, compute(image[None]), path)
+                yield path, _answer(net, compute(image[None])[net.output], path)
 
 
 def _answer(net: Interface, output: Array, image: str) -> Array:

@@ -8,6 +8,9 @@ buffer.
 Everything that can be checked without computing is checked before the first layer runs: that every layer is known, that
 shapes fit, and that the models hold every parameter in the shape that the prototxt asks for. Caffe itself keeps random
 weights, without a word, where a layer's name does not stand in the model.
+
+A `PreparedNet` is what is known before the inputs are: the prototxt and the models' headers, read once, and the shapes that
+follow from the last inputs. It runs as often as one likes; weights are read anew each time.
 """
 
 from __future__ import annotations
@@ -17,11 +20,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .caffe.caffe_pb2 import LayerParameter, NetParameter
+from .caffe.caffe_pb2 import LayerParameter
 from .caffe.prototxt import read_prototxt
 from .errors import Error, NetError
 from .nets.graph import Blob
-from .readers import open_model
+from .readers import open_models
 
 if TYPE_CHECKING:
     import torch
@@ -54,19 +57,7 @@ def forward(prototxt: Path, models: Sequence[Path], inputs: Inputs, outputs: Col
     NetError : net, models and inputs do not fit together; the layer is named
     Error : a file cannot be read, see `errors`; or torch is not installed
     """
-    from .caffe import semantics
-
-    net = read_prototxt(prototxt, strict=True)
-    given = _by_name(net, inputs)
-    wanted = set(outputs or semantics.outputs(net))
-    makers = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
-    if strange := wanted.difference(makers):
-        raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=os.fspath(prototxt))
-    del net.layer[max(map(makers.__getitem__, wanted), default=-1) + 1 :]
-    found: Tops = {}
-    for _, tops in _layers(net, models, given, wanted):
-        found.update(tops)
-    return found
+    return PreparedNet(prototxt, models, outputs).run(inputs)
 
 
 def forward_layers(prototxt: Path, models: Sequence[Path], inputs: Inputs) -> Iterator[tuple[LayerParameter, Tops]]:
@@ -74,15 +65,60 @@ def forward_layers(prototxt: Path, models: Sequence[Path], inputs: Inputs) -> It
 
     The arrays are the caller's own. Those that the caller does not keep are forgotten.
     """
-    net = read_prototxt(prototxt, strict=True)
-    return _layers(net, models, _by_name(net, inputs), {top for layer in net.layer for top in layer.top})
+    return PreparedNet(prototxt, models).layers(inputs)
 
 
-def _by_name(net: NetParameter, inputs: Inputs) -> dict[str, Array]:
+class PreparedNet:
+    """A net that can be run any number of times: parameters as for `forward`, and all of its errors.
+
+    Blobs that a later layer overwrites in place hold what the last layer left.
+    """
+
+    def __init__(self, prototxt: Path, models: Sequence[Path], outputs: Collection[str] = ()) -> None:
+        from .caffe import semantics
+
+        if find_spec("torch") is None:
+            raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
+        net = read_prototxt(prototxt, strict=True)
+        given = semantics.inputs(net)  # all of them, needed or not
+        makers = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+        if strange := set(outputs).difference(makers):
+            raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=os.fspath(prototxt))
+        if outputs:
+            del net.layer[max(makers[name] for name in outputs) + 1 :]
+        self._net, self._inputs, self._parameters = net, given, parameters(models)
+        self._outputs = frozenset(outputs or semantics.outputs(net))
+        self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._steps: tuple[Step, ...] = ()
+
+    def run(self, inputs: Inputs) -> Tops:
+        """The outputs asked for, by name."""
+        found: Tops = {}
+        for _, tops in self._computed(inputs, self._outputs):
+            found.update(tops)
+        return found
+
+    def layers(self, inputs: Inputs) -> Iterator[tuple[LayerParameter, Tops]]:
+        """Each layer with all of its tops, see `forward_layers`."""
+        return self._computed(inputs, {top for layer in self._net.layer for top in layer.top})
+
+    def _computed(self, inputs: Inputs, wanted: Collection[str]) -> Iterator[tuple[LayerParameter, Tops]]:
+        """Checks everything, then computes as its caller asks for more."""
+        from .caffe import semantics
+
+        given = _by_name(self._inputs, inputs)
+        shapes = {name: values.shape for name, values in given.items()}
+        if shapes != self._shapes:
+            steps = semantics.infer(self._net, shapes)
+            check_parameters(steps, self._parameters)
+            self._shapes, self._steps = shapes, steps
+        return _run(self._steps, self._parameters, given, wanted)
+
+
+def _by_name(names: Sequence[str], inputs: Inputs) -> dict[str, Array]:
     """Copies of the inputs, of all of them and no others, in float32."""
     import numpy as np
 
-    names = [top for layer in net.layer if layer.type == "Input" for top in layer.top]
     if not isinstance(inputs, Mapping):
         if len(names) != 1:
             raise NetError(f"the net has {len(names)} inputs: {', '.join(names)}", advice="give them by name")
@@ -92,30 +128,15 @@ def _by_name(net: NetParameter, inputs: Inputs) -> dict[str, Array]:
     return {name: np.array(inputs[name], np.float32, order="C") for name in names}
 
 
-def _layers(
-    net: NetParameter, models: Sequence[Path], inputs: Mapping[str, Array], wanted: Collection[str]
-) -> Iterator[tuple[LayerParameter, Tops]]:
-    """Checks everything, then computes as its caller asks for more."""
-    from .caffe import semantics
-
-    if find_spec("torch") is None:
-        raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
-    steps = semantics.infer(net, {name: values.shape for name, values in inputs.items()})
-    return _run(steps, parameters(steps, models), inputs, wanted)
+def parameters(models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
+    """The blobs of the models by layer, of those that have any."""
+    return {layer.name: layer.blobs for layer in open_models(models).layers if layer.blobs}
 
 
-def parameters(steps: Sequence[Step], models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
-    """The blobs of the models by layer. NetError if they are not what the steps need."""
-    held: dict[str, tuple[Blob, ...]] = {}
-    for path in models:
-        for layer in open_model(path).layers:
-            if layer.blobs and layer.name in held:
-                raise NetError("stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}")
-            if layer.blobs:
-                held[layer.name] = layer.blobs
+def check_parameters(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob, ...]]) -> None:
+    """NetError if the blobs are not what the steps need; the layer is named."""
     for step in steps:
-        _check_blobs(step, held.get(step.layer.name, ()))
-    return held
+        _check_blobs(step, parameters.get(step.layer.name, ()))
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .convert import Options, bind, join_models, recorded
+from .convert import Options, bind, recorded
 from .errors import NetError
 from .extents import BUFFER, Piece
 from .nets.graph import Blob, Layer
+from .readers import open_models
 from .tensors import DType
 from .transfer import Progress
 
@@ -51,7 +52,7 @@ def verify(
     NetError : no options are given, and the model has none recorded
     Error : a file cannot be read, see `errors`
     """
-    model = join_models(models)
+    model = open_models(models)
     options = options or recorded(model.record)
     if options is None:
         advice = "say how it was made: --net, --names, --dtype, ..."

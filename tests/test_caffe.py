@@ -11,7 +11,7 @@ from conftest import run_cli
 from reference import reference
 from test_consumers import NSFW, opencv_logits
 
-from streamexport.engines import Interface, open_engine
+from streamexport.engines import open_engine
 from streamexport.forward import forward
 
 pytestmark = pytest.mark.caffe
@@ -19,9 +19,8 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype("f4")
 
 
 def in_caffe(prototxt: Path, models: list[Path], top: str) -> np.ndarray:
-    net = Interface(str(prototxt), "data", (3, 224, 224), top, top, False)
-    with open_engine("caffe", net, list(map(str, models))) as compute:
-        return compute(IMAGE)
+    with open_engine("caffe", prototxt, models, [top]) as compute:
+        return compute(IMAGE)[top]
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

@@ -121,6 +121,11 @@ def understand(layer: LayerParameter, bottoms: Sequence[Shape]) -> Meaning:
         raise
 
 
+def inputs(net: NetParameter) -> tuple[str, ...]:
+    """The blobs that the caller fills."""
+    return tuple(top for layer in net.layer if layer.type == "Input" for top in layer.top)
+
+
 def outputs(net: NetParameter) -> tuple[str, ...]:
     """The blobs that no layer takes in, in the order in which they are made."""
     left: dict[str, None] = {}

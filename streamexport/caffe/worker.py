@@ -1,9 +1,10 @@
 """Runs a net in Caffe for another process: arrays in on standard input, arrays out on standard output.
 
-    python worker.py PROTOTXT INPUT OUTPUT [MODEL...]
+    python worker.py PROTOTXT INPUT [MODEL...]
 
-Either way a message is the length of what follows (8 bytes, little-endian), then an array as .npy. The first one out is
-the output blob of the net as it was loaded; then one follows for each one in. It ends when its input does.
+Either way a message is the length of what follows (8 bytes, little-endian), then an array as .npy. The first one in is the
+names of the blobs that are wanted; it is sent back once the net is loaded. Then for each batch in, which fills the input
+blob, these blobs come out in that order, each a message of its own. It ends when its input does.
 
 Caffe aborts the process on bad input, so that it is best kept in one of its own; and the interpreter that has it is
 seldom the one that has everything else. Hence this file imports nothing of ours and runs on Python 3.8 with numpy 1.
@@ -27,7 +28,8 @@ def send(stream: IO[bytes], array: Array) -> None:
 
     message = io.BytesIO()
     np.save(message, array, allow_pickle=False)
-    stream.write(len(message.getvalue()).to_bytes(8, "little") + message.getvalue())
+    stream.write(message.tell().to_bytes(8, "little"))
+    stream.write(message.getbuffer())
     stream.flush()
 
 
@@ -44,7 +46,7 @@ def receive(stream: IO[bytes]) -> Array | None:
 
 
 def main() -> None:
-    prototxt, input_name, output_name, *models = sys.argv[1:]
+    prototxt, input_name, *models = sys.argv[1:]
     # What Caffe and its layers print must not get between the arrays.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -56,7 +58,10 @@ def main() -> None:
     net = caffe.Net(prototxt, caffe.TEST)
     for model in models:
         net.copy_from(model)
-    send(replies, net.blobs[output_name].data)
+    wanted = receive(sys.stdin.buffer)
+    if wanted is None:
+        return
+    send(replies, wanted)
     while True:
         batch = receive(sys.stdin.buffer)
         if batch is None:
@@ -65,7 +70,8 @@ def main() -> None:
         net.reshape()
         net.blobs[input_name].data[...] = batch
         net.forward()
-        send(replies, net.blobs[output_name].data)
+        for name in wanted:
+            send(replies, net.blobs[name].data)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in (convert, inspect, verify, evaluate, nets):
         module.register(commands)
     _open_standard_streams()
+    # Before torch is imported: its threads spin where they wait for each other, and took ten times as long where other
+    # programs wanted the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = parser.parse_args(arguments)
     try:
         status = options.run(options)

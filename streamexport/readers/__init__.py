@@ -1,19 +1,19 @@
 """Files as tables of where the bytes are, one module per format.
 
-`open_weights` opens checkpoints as tensors, `open_model` Caffe models as a `Net`. Both look at the content, never at the
-suffix.
+`open_weights` opens checkpoints as tensors, `open_model` Caffe models as a `Net`, `open_models` several that are parts of
+one. They look at the content, never at the suffix.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, NetError
 from ..extents import Source
-from ..nets.graph import Net
+from ..nets.graph import Layer, Net
 from ..sources.local import LocalFile
 from ..tensors import Tensor
 from . import caffemodel, hdf5, safetensors, state_dict, torch_legacy, torch_zip
@@ -74,6 +74,26 @@ def open_model(path: str | os.PathLike[str]) -> Net:
     if caffemodel.recognises(head):
         return caffemodel.read(source)
     raise FormatError("is neither a binary caffemodel nor HDF5", file=source.name, offset=0)
+
+
+def open_models(paths: Sequence[str | os.PathLike[str]]) -> Net:
+    """The net whose parts the model files are; an empty one where there are none.
+
+    Raises NetError if a layer with blobs stands in two of them, and what `open_model` raises.
+    """
+    layers: dict[str, Layer] = {}
+    opened = [open_model(path) for path in paths]
+    for net, path in zip(opened, paths, strict=True):
+        for layer in net.layers:
+            known = layers.get(layer.name)
+            if known is not None and known.blobs and layer.blobs:
+                advice = "give only files that are parts of one model"
+                raise NetError(
+                    "stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}", advice=advice
+                )
+            if known is None or layer.blobs:
+                layers[layer.name] = layer
+    return opened[0].with_layers(tuple(layers.values())) if opened else Net("", ())
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:
