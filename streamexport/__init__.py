@@ -17,7 +17,8 @@ from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluat
 from .extents import Extent, Layout, Literal, Piece, Source
 from .forward import forward, forward_layers
 from .images import ImageSet, Transform, open_images
-from .nets.graph import Blob, Layer, Net
+from .nets.graph import Blob, Call, Layer, Net
+from .parity import Difference, Parity, parity
 from .readers import Weights, open_model, open_weights
 from .tensors import DType, Tensor
 from .transfer import File, publish, stream
@@ -27,9 +28,11 @@ from .writers.caffemodel import layout
 __all__ = [
     "Accuracy",
     "Blob",
+    "Call",
     "Classifier",
     "Cost",
     "DType",
+    "Difference",
     "Error",
     "Extent",
     "File",
@@ -40,6 +43,7 @@ __all__ = [
     "Literal",
     "Net",
     "Options",
+    "Parity",
     "Piece",
     "Plan",
     "Prediction",
@@ -58,6 +62,7 @@ __all__ = [
     "open_images",
     "open_model",
     "open_weights",
+    "parity",
     "plan",
     "publish",
     "stream",

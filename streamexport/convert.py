@@ -126,12 +126,29 @@ class Plan:
         return sum(layout.size for _, layout in self.parts)
 
 
+def open_checkpoints(paths: Sequence[Path], key: str | None = None) -> Weights:
+    """Checkpoints that are parts of one model, as one.
+
+    Raises what `open_weights` raises, and NetError if a tensor stands in two of them.
+    """
+    opened = [open_weights(path, key) for path in paths]
+    first, *others = opened
+    tensors = dict(first.tensors)
+    for weights in others:
+        for name, tensor in weights.tensors.items():
+            if name in tensors:
+                both = f"stands in {tensors[name].extent.source.name} and {tensor.extent.source.name}"
+                raise NetError(both, tensor=name, advice="give only files that are parts of one model")
+            tensors[name] = tensor
+    return replace(first, tensors=tensors, sources=tuple(source for weights in opened for source in weights.sources))
+
+
 def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
     """The net of one checkpoint, or of several that are parts of one, after all passes; and the files it stands in.
 
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
-    weights = _joined_weights([open_weights(path, options.key) for path in checkpoints])
+    weights = open_checkpoints(checkpoints, options.key)
     try:
         net = nets.bind(weights.tensors, options.net, options.input_shape, options.net_args)
     except Error as error:
@@ -289,19 +306,6 @@ def stem(path: str) -> str:
         if path.endswith(suffix):
             return path.removesuffix(suffix)
     return os.path.splitext(path)[0]
-
-
-def _joined_weights(opened: Sequence[Weights]) -> Weights:
-    """Several checkpoints as one. NetError if a tensor stands in two of them."""
-    first, *others = opened
-    tensors = dict(first.tensors)
-    for weights in others:
-        for name, tensor in weights.tensors.items():
-            if name in tensors:
-                both = f"stands in {tensors[name].extent.source.name} and {tensor.extent.source.name}"
-                raise NetError(both, tensor=name, advice="give only files that are parts of one model")
-            tensors[name] = tensor
-    return replace(first, tensors=tensors, sources=tuple(source for weights in opened for source in weights.sources))
 
 
 def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:

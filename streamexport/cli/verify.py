@@ -1,4 +1,4 @@
-"""streamexport verify: models against the checkpoint that they were made from."""
+"""streamexport verify: models against the checkpoint that they were made from, its numbers and what it computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import time
 from typing import Any
 
 from ..convert import Options, recorded
+from ..engines import CAFFE_PYTHON, ENGINES
 from ..errors import VerifyError, one_line
+from ..parity import Difference, parity
 from ..readers import open_model
 from ..verify import verify
 from . import arguments
@@ -18,13 +20,21 @@ from . import arguments
 def register(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
-        help="every blob of a model against its checkpoint, bit for bit",
+        help="every blob of a model against its checkpoint, bit for bit; --forward: what it computes, too",
         description="Plans the conversion again, as the model records it, and compares every blob bit for bit."
         " Options override the record.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("models", nargs="+", metavar="MODEL", help="the model file, or all of its parts")
     arguments.add_options(parser)
+    group = parser.add_argument_group("what it computes")
+    group.add_argument("--forward", action="store_true", help="run it, and torch's own module, on the same input")
+    group.add_argument("--layers", action="store_true", help="print how far each layer is from torch")
+    group.add_argument("--engine", choices=ENGINES, default="stream", help="who computes (default: stream, our own)")
+    group.add_argument(
+        "--caffe-python", metavar="PATH", help=f"a Python that can import Caffe (default: what {CAFFE_PYTHON} names)"
+    )
+    group.add_argument("--prototxt", metavar="FILE", help="the model's description (default: the one beside it)")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     parser.set_defaults(run=run)
 
@@ -47,4 +57,38 @@ def run(given: argparse.Namespace) -> int:
     if not given.quiet:
         same = f"{arguments.plural(report.blobs, 'blob')} the same"
         print(f"streamexport: {same}: {arguments.speed(report.bytes, time.monotonic() - start)}", file=sys.stderr)
+    if given.forward:
+        _compare(given, options)
     return 0
+
+
+def _compare(given: argparse.Namespace, options: Options | None) -> None:
+    """Says how far the model's numbers are from torch's. VerifyError if that is more than rounding."""
+    start = time.monotonic()
+    found = parity(
+        [given.checkpoint], given.models, given.prototxt, options, engine=given.engine, caffe_python=given.caffe_python
+    )
+    if given.layers:
+        for difference in found.differences:
+            print(_row(difference))
+    if found.departed is not None:
+        advice = "the layers before it are right; --layers prints all of them"
+        what = (
+            f"departs from torch by {found.departed.relative:.1e} of its largest value ({found.departed.largest:.3g})"
+        )
+        where = f"layer {found.departed.layer}, {found.departed.torch} in torch"
+        raise VerifyError(what, file=", ".join(given.models), tensor=where, advice=advice)
+    if not given.quiet:
+        last = found.differences[-1]
+        line = (
+            f"{arguments.plural(len(found.differences), 'layer')} as torch computes them, {last.blob} within"
+            f" {last.largest:.2g}, {last.relative:.1e} of its largest value; {found.engine},"
+            f" {time.monotonic() - start:.1f} s, peak memory {arguments.peak_memory() / 2**20:.1f} MiB"
+        )
+        print(f"streamexport: {one_line(line)}", file=sys.stderr)
+
+
+def _row(difference: Difference) -> str:
+    end = "" if difference.holds else "  departs"
+    name = one_line(f"{difference.blob:<40} {difference.torch:<40}")
+    return f"{name} {difference.largest:>10.2e} {difference.relative:>10.2e}{end}"

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from math import prod
+from typing import TYPE_CHECKING
 
 from ..errors import NetError
 from ..tensors import Tensor
 from . import modules
 from .graph import LARGEST, Net
 from .resnet import COUNTER, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
+
+if TYPE_CHECKING:
+    import torch
 
 AUTO = "auto"
 DEFAULT_SIZE = (224, 224)
@@ -63,6 +67,27 @@ def bind(
         return traced.bind(tensors, name, arguments, input_shape or (1, 3, *DEFAULT_SIZE))
     if arguments is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
+    net, notes = _chosen(tensors, name)
+    size = _input(net, input_shape)
+    return replace(net.net(tensors, size), notes=tuple(notes))
+
+
+def maker(tensors: Mapping[str, Tensor], name: str = AUTO, arguments: str | None = None) -> modules.Maker:
+    """What builds the PyTorch module whose net `bind` returns for the same arguments; NetError as there."""
+    if modules.is_named(name):
+        return modules.find(name, arguments)
+    net, _ = _chosen(tensors, name)
+
+    def make() -> torch.nn.Module:
+        from . import torch_resnet
+
+        return torch_resnet.module(net).eval().requires_grad_(False)
+
+    return make
+
+
+def _chosen(tensors: Mapping[str, Tensor], name: str) -> tuple[ResNet, list[str]]:
+    """The built-in net of that name, or the one that the tensors are of, and what the user should know."""
     if name == AUTO:
         net, leftover = _recognised(tensors)
         notes = [f"net {net.name}: recognised by the names and shapes of its tensors", TAKEN_FOR_GRANTED]
@@ -75,8 +100,7 @@ def bind(
         notes.append(f"left out, no part of {net.name}: {_first(leftover)}")
     if not net.classes:
         notes.append("no fc in the checkpoint: the net ends with the pooled features")
-    size = _input(net, input_shape)
-    return replace(net.net(tensors, size), notes=tuple(notes))
+    return net, notes
 
 
 def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ResNet, list[str]]:

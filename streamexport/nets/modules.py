@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Error, NetError, reason
-from ..tensors import Tensor
+from ..tensors import Computed, Stored, Strided, Tensor
+from .resnet import COUNTER
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-COUNTER = "num_batches_tracked"
 LARGE = 1 << 14
 """Elements from which on a tensor is left as it is while a module is built on the CPU."""
 
@@ -90,6 +91,19 @@ def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
         raise NetError(
             f"does not fit {net}: {listed}", advice="--net and --net-args have to build the module that was trained"
         )
+
+
+def loaded(tensor: Tensor) -> torch.Tensor:
+    """A tensor's elements: floating-point ones as float32."""
+    import torch
+
+    if tensor.dtype.is_floating:
+        values = tensor.as_float32()
+        data = bytearray(values.size)
+        values.render(0, values.size, memoryview(data))
+        return torch.frombuffer(data, dtype=torch.float32).reshape(tensor.shape) if data else torch.empty(tensor.shape)
+    elements: Computed = Stored(tensor.extent, tensor.dtype, tensor.name) if tensor.is_contiguous else Strided(tensor)
+    return torch.from_numpy(elements.elements(0, tensor.numel)).reshape(tensor.shape)
 
 
 MOST = 8

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..extents import Literal
 from ..tensors import Tensor
-from .graph import Blob, Layer, Net, Preprocessing
+from .graph import Blob, Call, Layer, Net, Preprocessing
 
 Spec = tuple[str, str, tuple[int, ...]]
 """A tensor of a state dict: name, dtype, shape."""
@@ -27,7 +27,7 @@ TAKEN_FOR_GRANTED = (
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     name: str
     inputs: int
     width: int
@@ -40,7 +40,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Convolution:
+class Convolution:
     """A convolution without bias, and the BatchNorm behind it."""
 
     name: str
@@ -72,7 +72,7 @@ class ResNet:
     classes: int = 1000
     channels: int = 3
 
-    def blocks(self) -> Iterator[_Block]:
+    def blocks(self) -> Iterator[Block]:
         inputs = 64
         for stage, depth in enumerate(self.depths):
             planes = 64 << stage
@@ -80,7 +80,7 @@ class ResNet:
             width = planes * self.base_width // 64 * self.groups
             for index in range(depth):
                 stride = 2 if stage and not index else 1
-                yield _Block(f"layer{stage + 1}.{index}", inputs, width, outputs, stride)
+                yield Block(f"layer{stage + 1}.{index}", inputs, width, outputs, stride)
                 inputs = outputs
 
     @property
@@ -90,9 +90,9 @@ class ResNet:
 
     def specs(self) -> Iterator[Spec]:
         """The state dict of this net, in torch's order."""
-        yield from _conv_specs(self._stem())
+        yield from _conv_specs(self.stem())
         for block in self.blocks():
-            for convolution in (*self._main(block), *self._downsample(block)):
+            for convolution in (*self.main(block), *self.downsample(block)):
                 yield from _conv_specs(convolution)
         if self.classes:
             yield "fc.weight", "float32", (self.classes, self.features)
@@ -114,28 +114,30 @@ class ResNet:
         """The Caffe net, its blobs bound to `tensors`, for inputs of the given batch, channels, height, width."""
         return Net(self.name, tuple(_Builder(tensors).layers(self, size)), IMAGENET if self.channels == 3 else None)
 
-    def _stem(self) -> _Convolution:
-        return _Convolution("conv1", "bn1", self.channels, 64, 7, 2)
+    def stem(self) -> Convolution:
+        """The first convolution."""
+        return Convolution("conv1", "bn1", self.channels, 64, 7, 2)
 
-    def _main(self, block: _Block) -> list[_Convolution]:
+    def main(self, block: Block) -> list[Convolution]:
         """The convolutions of a block's main path."""
         inputs, width, outputs, at = block.inputs, block.width, block.outputs, block.name
         if self.bottleneck:
             rows = [(inputs, width, 1, 1, 1), (width, width, 3, block.stride, self.groups), (width, outputs, 1, 1, 1)]
         else:
             rows = [(inputs, outputs, 3, block.stride, 1), (outputs, outputs, 3, 1, 1)]
-        return [_Convolution(f"{at}.conv{n}", f"{at}.bn{n}", *row) for n, row in enumerate(rows, 1)]
+        return [Convolution(f"{at}.conv{n}", f"{at}.bn{n}", *row) for n, row in enumerate(rows, 1)]
 
-    def _downsample(self, block: _Block) -> list[_Convolution]:
+    def downsample(self, block: Block) -> list[Convolution]:
+        """The convolution of a block's other path, if there is one."""
         name = f"{block.name}.downsample"
-        convolution = _Convolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
+        convolution = Convolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
         return [convolution] if block.has_downsample else []
 
 
 COUNTER = "num_batches_tracked"  # of BatchNorm in training; nothing computes with it
 
 
-def _conv_specs(convolution: _Convolution) -> Iterator[Spec]:
+def _conv_specs(convolution: Convolution) -> Iterator[Spec]:
     outputs, kernel = convolution.outputs, convolution.kernel
     yield f"{convolution.name}.weight", "float32", (outputs, convolution.inputs // convolution.groups, kernel, kernel)
     for part in ("weight", "bias", "running_mean", "running_var"):
@@ -155,39 +157,39 @@ class _Builder:
 
     def layers(self, net: ResNet, size: tuple[int, int, int, int]) -> Iterator[Layer]:
         yield Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": list(size)}]}})
-        yield from self.convolution(net._stem(), "data")
-        yield _relu("relu", "bn1.scale")
+        yield from self.convolution(net.stem(), "data")
+        yield _relu("relu", "bn1.scale", Call("relu"))
         yield _pooling(
             "maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"}
         )
         bottom = "maxpool"
         for block in net.blocks():
             yield from self.block(net, block, bottom)
-            bottom = f"{block.name}.relu{len(net._main(block))}"
+            bottom = f"{block.name}.relu{len(net.main(block))}"
         yield _pooling("avgpool", bottom, {"pool": "AVE", "global_pooling": True})
         yield Layer("flatten", "Flatten", ("avgpool",), ("flatten",))
         if net.classes:
             blobs = (self.blob("fc.weight"), self.blob("fc.bias"))
             parameters = {"inner_product_param": {"num_output": net.classes}}
-            yield Layer("fc", "InnerProduct", ("flatten",), ("fc",), parameters, blobs)
+            yield Layer("fc", "InnerProduct", ("flatten",), ("fc",), parameters, blobs, origin=Call("fc"))
             yield Layer("prob", "Softmax", ("fc",), ("prob",))
 
-    def block(self, net: ResNet, block: _Block, bottom: str) -> Iterator[Layer]:
-        *inner, last = net._main(block)
+    def block(self, net: ResNet, block: Block, bottom: str) -> Iterator[Layer]:
+        *inner, last = net.main(block)
         top = bottom
         for number, convolution in enumerate(inner, 1):
             yield from self.convolution(convolution, top)
             top = f"{block.name}.relu{number}"
-            yield _relu(top, f"{convolution.norm}.scale")
+            yield _relu(top, f"{convolution.norm}.scale", Call(f"{block.name}.relu", number - 1))
         yield from self.convolution(last, top)
-        for convolution in net._downsample(block):
+        for convolution in net.downsample(block):
             yield from self.convolution(convolution, bottom)
             bottom = f"{convolution.norm}.scale"
         add = f"{block.name}.add"
         yield Layer(add, "Eltwise", (f"{last.norm}.scale", bottom), (add,), {"eltwise_param": {"operation": "SUM"}})
-        yield _relu(f"{block.name}.relu{len(inner) + 1}", add)
+        yield _relu(f"{block.name}.relu{len(inner) + 1}", add, Call(f"{block.name}.relu", len(inner)))
 
-    def convolution(self, c: _Convolution, bottom: str) -> Iterator[Layer]:
+    def convolution(self, c: Convolution, bottom: str) -> Iterator[Layer]:
         window = {"pad": [c.kernel // 2], "kernel_size": [c.kernel], "stride": [c.stride]}
         parameters = {
             "num_output": c.outputs,
@@ -202,21 +204,23 @@ class _Builder:
             (c.name,),
             {"convolution_param": parameters},
             (self.blob(f"{c.name}.weight"),),
+            origin=Call(c.name),
         )
         statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
         norm = {"batch_norm_param": {"use_global_stats": True, "eps": EPSILON}}
         yield Layer(c.norm, "BatchNorm", (c.name,), (c.norm,), norm, statistics)
         affine = (self.blob(f"{c.norm}.weight"), self.blob(f"{c.norm}.bias"))
         scale = f"{c.norm}.scale"
-        yield Layer(scale, "Scale", (c.norm,), (scale,), {"scale_param": {"bias_term": True}}, affine)
+        with_bias = {"scale_param": {"bias_term": True}}
+        yield Layer(scale, "Scale", (c.norm,), (scale,), with_bias, affine, origin=Call(c.norm))
 
 
-def _relu(name: str, bottom: str) -> Layer:
-    return Layer(name, "ReLU", (bottom,), (name,))
+def _relu(name: str, bottom: str, call: Call) -> Layer:
+    return Layer(name, "ReLU", (bottom,), (name,), origin=call)
 
 
 def _pooling(name: str, bottom: str, parameters: Mapping[str, object]) -> Layer:
-    return Layer(name, "Pooling", (bottom,), (name,), {"pooling_param": parameters})
+    return Layer(name, "Pooling", (bottom,), (name,), {"pooling_param": parameters}, origin=Call(name))
 
 
 RESNETS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError, reason
-from ..tensors import Computed, Stored, Strided, Tensor
+from ..tensors import Tensor
 from . import modules
 from .graph import Call, Layer, Net
 from .lowering import OPERATORS, Constant, Label, Lowering, UnsupportedError, Value
@@ -149,7 +149,7 @@ class _Walk:
         """A parameter or buffer."""
         tensor = self.tensors.get(name)
         if tensor is not None:
-            return Constant(shape, (name,), tensor, lambda: _loaded(tensor))
+            return Constant(shape, (name,), tensor, lambda: modules.loaded(tensor))
         buffer = dict(self.module.named_buffers()).get(name)
 
         def value() -> torch.Tensor:
@@ -218,19 +218,6 @@ class _Walk:
             except UnsupportedError as refused:
                 self.refusals.add("an output", "of the net", refused)
         return made
-
-
-def _loaded(tensor: Tensor) -> torch.Tensor:
-    """A small tensor's elements."""
-    import torch
-
-    if tensor.dtype.is_floating:
-        values = tensor.as_float32()
-        data = bytearray(values.size)
-        values.render(0, values.size, memoryview(data))
-        return torch.frombuffer(data, dtype=torch.float32).reshape(tensor.shape) if data else torch.empty(tensor.shape)
-    elements: Computed = Stored(tensor.extent, tensor.dtype, tensor.name) if tensor.is_contiguous else Strided(tensor)
-    return torch.from_numpy(elements.elements(0, tensor.numel)).reshape(tensor.shape)
 
 
 def _computed(node: Node, args: Any, kwargs: Any) -> Any:

@@ -87,7 +87,7 @@ def _merged(layer: Layer, norm: Layer, scale: Layer) -> Layer:
         Blob((weight.shape[0],), bias, origin=tuple(name for blob in biases for name in blob.origin) + origin),
     )
     with_bias: Mapping[str, Any] = {"convolution_param": {**parameters, "bias_term": True}}
-    return replace(layer, tops=scale.tops, parameters=with_bias, blobs=blobs)
+    return replace(layer, tops=scale.tops, parameters=with_bias, blobs=blobs, origin=scale.origin)
 
 
 class Statistics(Computed):

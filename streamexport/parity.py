@@ -1,0 +1,199 @@
+"""Whether a model computes what PyTorch computes, number by number, layer by layer.
+
+The checkpoint is bound to its net once more, which says of each layer which call of a module it stands for. torch runs the
+module (`reference`), an engine runs the prototxt and the model files, both on the same seeded input.
+
+A layer holds where it differs by no more than a share of its largest value. Deep nets amplify rounding; where that is
+missed, torch is asked again in float64, and a layer holds too where it is no farther from that than four times torch's own
+float32.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import nets
+from .convert import Options, bind, open_checkpoints, recorded, stem
+from .engines import open_engine
+from .errors import NetError
+from .forward import forward_layers
+from .nets.graph import Call, Layer, Net
+from .nets.resnet import IMAGENET
+from .readers import open_models
+from .reference import Outputs, run
+
+if TYPE_CHECKING:
+    from .tensors import Array
+
+Path = str | os.PathLike[str]
+
+TOLERANCE = {None: 1e-4, "float32": 1e-4, "float16": 5e-3}
+"""By dtype of the weights, in parts of a layer's largest value."""
+ROUNDINGS = 4
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a layer is from torch.
+
+    Attributes
+    ----------
+    layer, blob : in the prototxt
+    torch : the module, by its path, and the number of its call if it is not the first; or "output"
+    largest : absolute difference
+    relative : the same in parts of the largest value that torch has
+    holds : whether that is rounding
+    """
+
+    layer: str
+    blob: str
+    torch: str
+    largest: float
+    relative: float
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Parity:
+    """All layers that were compared, in order; those of the net's outputs last."""
+
+    engine: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def departed(self) -> Difference | None:
+        """The first layer that does not hold."""
+        return next((difference for difference in self.differences if not difference.holds), None)
+
+
+def parity(
+    checkpoints: Sequence[Path],
+    models: Sequence[Path],
+    prototxt: Path | None = None,
+    options: Options | None = None,
+    engine: str = "stream",
+    caffe_python: str | None = None,
+) -> Parity:
+    """Compares what a model computes with what torch computes.
+
+    Parameters
+    ----------
+    checkpoints : what the model was made from
+    models : all parts of one model
+    prototxt : its description, by default the one beside the first file
+    options : what it was made with; by default what the model says
+    engine, caffe_python : who computes, see `engines.open_engine`
+
+    Raises
+    ------
+    NetError : no options are given, and the model has none recorded; or nothing can be compared
+    EngineError : the engine is not there, or gives up
+    Error : a file cannot be read, see `errors`
+    """
+    import numpy as np
+
+    options = options or recorded(open_models(models).record)
+    if options is None:
+        raise NetError(
+            "has no record of how it was made", file=os.fspath(models[0]), advice="say how: --net, --dtype, ..."
+        )
+    net, _ = bind(checkpoints, options)
+    weights = open_checkpoints(checkpoints, options.key)
+    make = nets.maker(weights.tensors, options.net, options.net_args)
+    shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
+    image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
+    exact = run(make, weights.tensors, image)
+    asked = _compared(net, exact, options)
+    if not asked:
+        raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
+    description = stem(os.fspath(models[0])) + ".prototxt" if prototxt is None else os.fspath(prototxt)
+    files = [os.fspath(path) for path in models]
+    found = [
+        (part, made, _distance(made, part.of(exact)))
+        for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python)
+    ]
+    tolerance = TOLERANCE[options.dtype]
+    double: Outputs | None = None
+    differences = []
+    for part, made, (largest, relative) in found:
+        holds = relative <= tolerance
+        if not holds:
+            double = double or run(make, weights.tensors, image, "float64")
+            holds = _distance(made, part.of(double))[0] <= ROUNDINGS * _distance(part.of(exact), part.of(double))[0]
+        differences.append(Difference(part.layer.name, part.blob, part.name, largest, relative, holds))
+    return Parity(engine, tuple(differences))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A blob, and what it stands for: a call, or one of the module's outputs."""
+
+    layer: Layer
+    blob: str
+    call: Call | int
+
+    @property
+    def name(self) -> str:
+        if isinstance(self.call, int):
+            return "output"
+        return self.call.path + (f" (call {self.call.number + 1})" if self.call.number else "")
+
+    def of(self, outputs: Outputs) -> Array:
+        return outputs.last[self.call] if isinstance(self.call, int) else outputs[self.call]
+
+
+def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
+    """What can be compared: of a blob that is written several times, what the last layer leaves in it."""
+    writers = {top: layer for layer in net.layers for top in layer.tops}
+    parts = [
+        _Part(layer, top, layer.origin)
+        for top, layer in writers.items()
+        if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
+    ]
+    if options.end is None and len(net.outputs) == len(outputs.last):
+        parts += [_Part(writers[top], top, index) for index, top in enumerate(net.outputs)]
+    return parts
+
+
+def _as_fed(image: Array, options: Options) -> Array:
+    """The input that the Caffe net wants for torch's."""
+    import numpy as np
+
+    if options.fold_input_scale:
+        image = image * np.array([255 * value for value in IMAGENET.deviation], np.float32)[:, None, None]
+    return np.ascontiguousarray(image[:, ::-1] if options.input_order == "bgr" else image)
+
+
+def _computed(
+    parts: Sequence[_Part], prototxt: str, models: Sequence[str], image: Array, engine: str, caffe_python: str | None
+) -> Iterator[tuple[_Part, Array]]:
+    """What the engine makes of each part. Our own hands over one layer at a time."""
+    if engine == "stream":
+        by_layer: dict[str, list[_Part]] = {}
+        for part in parts:
+            by_layer.setdefault(part.layer.name, []).append(part)
+        for layer, tops in forward_layers(prototxt, models, image):
+            yield from ((part, tops[part.blob]) for part in by_layer.get(layer.name, ()))
+        return
+    with open_engine(engine, prototxt, models, [part.blob for part in parts], caffe_python) as compute:
+        made = compute(image)
+    yield from ((part, made[part.blob]) for part in parts)
+
+
+def _distance(found: Array, expected: Array) -> tuple[float, float]:
+    """The largest difference, and in parts of the largest expected value; infinite where shapes or NaN make it so."""
+    import numpy as np
+
+    if found.size != expected.size:
+        return float("inf"), float("inf")
+    if not expected.size:
+        return 0.0, 0.0
+    largest = float(np.abs(found.reshape(-1).astype(np.float64) - expected.reshape(-1)).max())
+    scale = float(np.abs(expected).max())
+    if np.isnan(largest):
+        return float("inf"), float("inf")
+    return largest, largest / scale if scale else (float("inf") if largest else 0.0)

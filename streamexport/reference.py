@@ -1,0 +1,127 @@
+"""What PyTorch itself computes, with the weights of a checkpoint that is never loaded as a whole.
+
+The module runs eagerly, on the CPU. It is built with weights that are allocated and never written to; wherever one of them
+is handed to a function of torch's, the checkpoint's tensor is read and handed over in its place, and forgotten afterwards.
+What the process needs is torch, the activations, and the largest weight.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from .errors import NetError, reason
+from .nets.graph import Call
+from .nets.modules import Maker, loaded, on_cpu
+from .tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from .tensors import Array
+
+LOOKED_AT = ("size", "dim", "numel", "stride", "is_floating_point", "type", "__len__")
+"""Methods of tensors that do not ask for elements."""
+
+
+class Outputs:
+    """What calls of modules returned, kept in a temporary file: arrays by call, and the module's own, in order."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 # it lives as long as this
+        self._places: dict[Call, tuple[int, tuple[int, ...], str]] = {}
+        self.last: list[Array] = []
+
+    def __contains__(self, call: Call) -> bool:
+        return call in self._places
+
+    def __getitem__(self, call: Call) -> Array:
+        import numpy as np
+
+        place, shape, dtype = self._places[call]
+        self._file.seek(place)
+        array: Array = np.empty(shape, dtype)
+        self._file.readinto(array.data.cast("B"))
+        return array
+
+    def add(self, call: Call, values: torch.Tensor) -> None:
+        array = values.detach().contiguous().numpy()
+        place = self._file.seek(0, 2)
+        self._file.write(array.data.cast("B") if array.size else b"")
+        self._places[call] = (place, array.shape, array.dtype.str)
+
+
+def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "float32") -> Outputs:
+    """What the module computes of an input, and all calls of torch's own modules inside it.
+
+    Parameters
+    ----------
+    make : builds the module
+    tensors : its state dict
+    image : the input
+    dtype : float32, or float64: what every number is computed in
+
+    Raises
+    ------
+    NetError : the module fails
+    """
+    import torch
+
+    module = on_cpu(make)
+    outputs = Outputs()
+    precision: torch.dtype = getattr(torch, dtype)
+    counts: dict[str, int] = {}
+
+    def hook(path: str) -> Callable[[Any, Any, Any], None]:
+        def keep(_module: Any, _inputs: Any, made: Any) -> None:
+            call = Call(path, counts.get(path, 0))
+            counts[path] = call.number + 1
+            if isinstance(made, torch.Tensor):
+                outputs.add(call, made)
+
+        return keep
+
+    for path, inner in module.named_modules():
+        if type(inner).__module__.startswith("torch.nn.modules.") and not any(inner.children()):
+            inner.register_forward_hook(hook(path))
+    try:
+        with torch.no_grad(), _streamed(module, tensors, precision):
+            made = module(torch.from_numpy(image).to(precision))
+    except Exception as error:  # whatever the user's code raises
+        raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
+    from torch.utils._pytree import tree_leaves
+
+    outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+    return outputs
+
+
+@contextmanager
+def _streamed(module: torch.nn.Module, tensors: Mapping[str, Tensor], precision: torch.dtype) -> Iterator[None]:
+    """Hands the checkpoint's tensors to torch's functions in place of the module's."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._pytree import tree_map
+
+    held = module.state_dict(keep_vars=True)
+    names = {id(value): name for name, value in held.items() if name in tensors}
+
+    def put(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        name = names.get(id(leaf))
+        value = leaf if name is None else loaded(tensors[name])
+        return value.to(precision) if value.is_floating_point() else value
+
+    class Streamed(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if name in LOOKED_AT or name == "__get__":
+                return func(*args, **(kwargs or {}))
+            if name.endswith("_") and not name.endswith("__"):  # in place: what is changed has to stay itself
+                return func(args[0], *tree_map(put, args[1:]), **tree_map(put, kwargs or {}))
+            return func(*tree_map(put, args), **tree_map(put, kwargs or {}))
+
+    with Streamed():
+        yield
