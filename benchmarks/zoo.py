@@ -1,0 +1,343 @@
+"""torchvision's nets, converted in every dialect, and what Caffe, OpenCV and streamexport compute of them beside torch.
+
+bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]             all of it takes hours, and 12 GB of disk
+
+Every net gets seeded weights under which activations keep to about 1, and one seeded input. Whatever computes does so in
+a process of its own, so that one that crashes is a result. A net passes where its answer is within 1e-4 of torch's, of
+the largest number in it; or no farther from torch in double precision than four times what torch itself is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bench
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE, OF_TORCH = 1e-4, 4
+CONSUMERS = {
+    "portable": ("caffe", "opencv", "stream"),
+    "bvlc": ("stream",),
+    "opencv": ("opencv", "stream"),
+    "ssd": ("caffe", "opencv", "stream"),
+}
+FORK_LIMIT, OPENCV_LIMIT = 512 << 20, 2**31 - 2  # bytes of a caffemodel; the fork takes more than that as HDF5
+BACKBONES = "torchvision.models.detection.backbone_utils"
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ZooNet:
+    """A name for the table, and what --net, --net-args and --input-shape say."""
+
+    name: str
+    group: str
+    call: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    size: int = 224
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        shape = f"1,3,{self.size},{self.size}"
+        return "--net", self.call, "--net-args", json.dumps(self.arguments), "--input-shape", shape
+
+
+def zoo() -> list[ZooNet]:
+    from torchvision import models
+
+    nets = []
+    for name in models.list_models(module=models):
+        size = 299 if name == "inception_v3" else 224
+        nets.append(ZooNet(name, "classification", f"torchvision.models:{name}", size=size))
+    for name in models.list_models(module=models.segmentation):
+        nets.append(ZooNet(name, "segmentation", "benchmarks/zoo_nets.py:segmentation", {"name": name}))
+    for name in [net.name for net in nets if re.match("(wide_)?resn", net.name)]:
+        given = {"backbone_name": name, "weights": None}
+        nets.append(ZooNet(f"{name} fpn", "detection backbones", f"{BACKBONES}:resnet_fpn_backbone", given))
+    for name in [net.name for net in nets if net.name.startswith("mobilenet")]:
+        for fpn in (False, True):
+            given = {"backbone_name": name, "weights": None, "fpn": fpn}
+            label = f"{name} {'fpn' if fpn else 'features'}"
+            nets.append(ZooNet(label, "detection backbones", f"{BACKBONES}:mobilenet_backbone", given))
+    return nets
+
+
+# What runs in processes of its own
+
+
+def make(net: ZooNet, work: Path) -> Result:
+    """Writes c.pth, and truth.npz: the input `x` and torch's answers, single0, double0, single1, ..."""
+    import numpy as np
+    import torch
+
+    torch.manual_seed(0)
+    module, callable_ = net.call.split(":")
+    source = importlib.import_module(Path(module).stem if module.endswith(".py") else module)
+    model = getattr(source, callable_)(**net.arguments).eval()
+    coarse = torch.randn(2, 3, 9, 9)
+    x = torch.nn.functional.interpolate(coarse, net.size, mode="bilinear") + torch.randn(2, 3, net.size, net.size) / 4
+    with torch.inference_mode():
+        temper(model, x)
+    torch.save(model.state_dict(), work / "c.pth")
+    parameters = sum(tensor.numel() for tensor in model.parameters())
+    with torch.inference_mode():
+        one, other = answers(model, x[:1]), answers(model, x[1:])
+        exact = answers(model.double(), x[:1].double())
+    contrast = min(relative(b, a) for a, b in zip(one, other, strict=True))
+    spread = min(float(a.std() / np.abs(a).max()) for a in one)
+    if not (contrast > 0.05 and spread > 0.05):
+        raise RuntimeError(f"degenerate: answers to two inputs differ by {contrast:.1e}, their spread is {spread:.1e}")
+    singles = {f"single{index}": a for index, a in enumerate(one)}
+    doubles = {f"double{index}": a for index, a in enumerate(exact)}
+    np.savez(work / "truth.npz", x=x[:1].numpy(), **singles, **doubles)
+    own = max(relative(a, b) for a, b in zip(one, exact, strict=True))
+    return {"parameters": parameters, "own": own, "contrast": contrast, "spread": spread}
+
+
+def temper(model: torch.nn.Module, x: torch.Tensor) -> None:
+    """Gives a net normal weights, scaled layer by layer as `x` runs through, and the statistics that it then meets.
+
+    What torchvision starts with does not do: heads of zeros, blocks scaled by 1e-6, BatchNorms that change nothing.
+    """
+    import torch
+
+    def scale(layer: Any, _: object, y: torch.Tensor) -> torch.Tensor:
+        is_image = isinstance(layer, torch.nn.Conv2d)
+        deviation = y.std()
+        layer.weight.div_(deviation)
+        y = y / deviation
+        if layer.bias is None:
+            return y
+        mean = y.mean((0, 2, 3) if is_image else tuple(range(y.ndim - 1)))
+        shift = torch.randn_like(mean) / 8 - mean / 2
+        layer.bias.div_(deviation).add_(shift)
+        return y + (shift[:, None, None] if is_image else shift)
+
+    def meet(norm: Any, inputs: tuple[torch.Tensor]) -> None:
+        mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+        norm.running_mean.copy_(mean + variance.sqrt() * torch.randn_like(mean) / 8)
+        norm.running_var.copy_((variance + variance.mean() / 8) * torch.empty_like(mean).uniform_(0.5, 1.5))
+
+    handles = []
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.is_floating_point() and values.ndim == 1:  # of a norm, or a bias
+            # Biases above zero make ReLUs cut off less: in deep nets, rounding then grows less, too.
+            _ = values.uniform_(0.5, 1.5) if name.endswith("weight") else values.normal_(1 / 2, 1 / 4)
+        elif name.endswith("layer_scale"):
+            values.uniform_(0.1, 0.5)
+        elif isinstance(values, torch.nn.Parameter):
+            values.normal_(0, values[0].numel() ** -0.5)
+    for part in model.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
+            handles.append(part.register_forward_hook(scale))
+        elif "BatchNorm" in type(part).__name__:
+            handles.append(part.register_forward_pre_hook(meet))
+    model(x)
+    for handle in handles:
+        handle.remove()
+
+
+def answers(model: torch.nn.Module, x: torch.Tensor) -> list[Any]:
+    """Of the net, as arrays: one, or those of its dictionary."""
+    y = model(x)
+    return [tensor.numpy() for tensor in (y.values() if isinstance(y, dict) else [y])]
+
+
+def relative(found: Any, expected: Any) -> float:
+    import numpy as np
+
+    return float(np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max())
+
+
+def compare(engine: str, prototxt: str, model: str, truth: Path) -> Result:
+    """What an engine answers beside torch. Several answers are told apart by shape, and by value where that is the same."""
+    import numpy as np
+
+    from streamexport.caffe.prototxt import read_prototxt
+    from streamexport.caffe.semantics import outputs
+    from streamexport.engines import Interface, open_engine
+
+    net, known = read_prototxt(prototxt), np.load(truth)
+    entry = next(layer for layer in net.layer if layer.type == "Input")
+    found = []
+    for blob in outputs(net):
+        layer = next(layer for layer in reversed(net.layer) if blob in layer.top)
+        asked = Interface(prototxt, entry.top[0], known["x"].shape[1:], blob, layer.name, False)
+        with open_engine(engine, asked, [model]) as compute:
+            found.append(compute(known["x"]))
+    single, double = 0.0, 0.0
+    for index in range(sum(name.startswith("single") for name in known)):
+        expected, exact = known[f"single{index}"], known[f"double{index}"]
+        alike = [answer for answer in found if answer.shape == expected.shape]
+        if not alike:
+            shapes = ", ".join(str(answer.shape) for answer in found)
+            raise ValueError(f"no answer has the shape {expected.shape}, but {shapes}")
+        nearest = min(alike, key=lambda answer: relative(answer, expected))
+        single, double = max(single, relative(nearest, expected)), max(double, relative(nearest, exact))
+    return {"single": single, "double": double}
+
+
+# What runs them
+
+
+def child(*arguments: object) -> Result:
+    """A function above, by name, in a fresh process: what it returns, or {"failed": why}."""
+    done = bench.run((bench.PYTHON, "-W", "ignore", __file__, *arguments))
+    if not done.status:
+        result: Result = json.loads(done.stdout.splitlines()[-1])
+        return result
+    return {"failed": signal.Signals(-done.status).name if done.status < 0 else last_line(done.stderr)}
+
+
+def last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
+
+
+def convert(net: ZooNet, dialect: str, work: Path) -> Result:
+    """One dialect: the conversion, and its consumers."""
+    options = (*net.options, "--dialect", dialect, "--no-softmax")
+    model, result = work / "m.caffemodel", Result()
+    command = (bench.PYTHON, "-m", "streamexport", "convert", work / "c.pth", *options, "-o")
+    done = bench.run((*command, model))
+    if done.status:
+        what = "crashed: " if "Traceback" in done.stderr else ""
+        return {"refused": what + last_line(done.stderr).removeprefix("streamexport: ").removeprefix(f"{work}/c.pth: ")}
+    result |= {"seconds": done.seconds, "peak": done.peak, "bytes": model.stat().st_size}
+    for engine in CONSUMERS[dialect]:
+        chosen = model
+        if engine == "opencv" and result["bytes"] > OPENCV_LIMIT:
+            result[engine] = {"skipped": "above 2 GiB"}
+            continue
+        if engine == "caffe" and result["bytes"] > FORK_LIMIT:
+            chosen = model.with_suffix(".caffemodel.h5")
+            if (again := bench.run((*command, chosen))).status:
+                result[engine] = {"failed": last_line(again.stderr)}
+                continue
+        result[engine] = child("compare", engine, model.with_suffix(".prototxt"), chosen, work / "truth.npz")
+        if chosen != model:
+            chosen.unlink()
+    model.unlink()
+    return result
+
+
+def passes(result: Result, own: float) -> bool:
+    """`own`: how far torch is from itself in double precision."""
+    return "single" in result and (result["single"] <= TOLERANCE or result["double"] <= OF_TORCH * own)
+
+
+def cell(result: Result, engine: str, own: float) -> str:
+    if "refused" in result:
+        return "refused"
+    found = result.get(engine, {})
+    if "single" in found:
+        return f"{found['single']:.0e}" if passes(found, own) else f"**{found['single']:.0e}**"
+    return found.get("skipped") or ("**fails**" if found else "")
+
+
+def report(nets: Sequence[ZooNet], results: Mapping[str, Result], dialects: Sequence[str]) -> str:
+    """The table, the totals, and whatever is not as it should be, as Markdown."""
+    columns = [(dialect, engine) for dialect in dialects for engine in CONSUMERS[dialect]]
+    lines = ["# torchvision's nets beside torch", "", *__doc__.split("\n\n")[2].splitlines(), ""]
+    lines += ["Numbers are the largest difference from torch, of the largest number; bold where that is too much.", ""]
+    header = ["net", "million parameters", *(f"{d}: {e}" for d, e in columns), "torch to double", "s", "MiB"]
+    for group in dict.fromkeys(net.group for net in nets):
+        ours = [net for net in nets if net.group == group and net.name in results]
+        lines += [f"## {group}", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        for net in ours:
+            lines.append("| " + " | ".join(row(net.name, results[net.name], columns)) + " |")
+        lines += ["", *totals(ours, results, columns), ""]
+    lines += ["## Refused, or wrong", ""]
+    for net in nets:
+        lines += [f"- {net.name}: {why}" for why in problems(results.get(net.name, {}), columns)]
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, result: Result, columns: Sequence[tuple[str, str]]) -> list[str]:
+    if "failed" in result:
+        return [name, "torch fails", *[""] * (len(columns) + 3)]
+    cells = [cell(result.get(dialect, {}), engine, result["own"]) for dialect, engine in columns]
+    made = [result[d] for d in dict(columns) if "seconds" in result.get(d, {})]
+    times = [f"{max(m['seconds'] for m in made):.1f}", f"{max(m['peak'] for m in made):.0f}"] if made else ["", ""]
+    return [name, f"{result['parameters'] / 1e6:.1f}", *cells, f"{result['own']:.0e}", *times]
+
+
+def totals(nets: Sequence[ZooNet], results: Mapping[str, Result], columns: Sequence[tuple[str, str]]) -> list[str]:
+    def agree(net: ZooNet, dialect: str, engine: str) -> bool:
+        result = results[net.name]
+        return passes(result.get(dialect, {}).get(engine, {}), result.get("own", 0))
+
+    lines = []
+    for dialect in dict(columns):
+        made = sum("seconds" in results[net.name].get(dialect, {}) for net in nets)
+        engines = [engine for other, engine in columns if other == dialect]
+        each = ", ".join(f"{sum(agree(net, dialect, engine) for net in nets)} agree in {engine}" for engine in engines)
+        every = sum(all(agree(net, dialect, engine) for engine in engines) for net in nets)
+        lines.append(f"- {dialect}: of {len(nets)}, {made} convert; {each}; {every} in all of these")
+    return lines
+
+
+def problems(result: Result, columns: Sequence[tuple[str, str]]) -> list[str]:
+    if "failed" in result:
+        return [f"torch: {result['failed']}"]
+    found: dict[str, list[str]] = {}  # what went wrong, and where: mostly the same in all dialects
+    for dialect in dict(columns):
+        if why := result.get(dialect, {}).get("refused"):
+            found.setdefault(f"refused: {why}", []).append(dialect)
+    for dialect, engine in columns:
+        it = result.get(dialect, {}).get(engine, {})
+        if it and not passes(it, result["own"]) and "skipped" not in it:
+            far = f"{it.get('single', 0):.1e} from torch, {it.get('double', 0):.1e} from double ({result['own']:.1e})"
+            found.setdefault(it.get("failed", far), []).append(f"{dialect} {engine}")
+    return [f"{why} ({', '.join(where)})" for why, where in found.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", default="", metavar="REGEX", help="only those in whose names it is found")
+    parser.add_argument("--dialects", default=",".join(CONSUMERS), help="some of %(default)s")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="results as JSON; what is in it is not done again")
+    parser.add_argument("-o", "--output", type=Path, default=bench.ROOT / "benchmarks" / "zoo.md", help="the table")
+    given = parser.parse_args()
+    nets = [net for net in zoo() if re.search(given.nets, net.name)]
+    results: dict[str, Result] = {}
+    if given.resume and given.resume.exists():
+        results = json.loads(given.resume.read_text())
+    dialects = given.dialects.split(",")
+    for net in nets:
+        missing = [dialect for dialect in dialects if dialect not in results.get(net.name, {})]
+        if not missing:
+            continue
+        with bench.workspace(12 << 30) as work:
+            earlier = {key: found for key, found in results.get(net.name, {}).items() if key in CONSUMERS}
+            result = {**earlier, **child("make", net.name, work)}
+            for dialect in () if "failed" in result else missing:
+                result[dialect] = convert(net, dialect, work)
+        results[net.name] = result
+        print(net.name, json.dumps(result), flush=True)
+        if given.resume:
+            written = given.resume.with_suffix(".new")
+            written.write_text(json.dumps(results, indent=1))
+            written.replace(given.resume)
+        given.output.write_text(report(nets, results, dialects))
+    print(report(nets, results, dialects))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["make", name, work]:
+            print(json.dumps(make(next(net for net in zoo() if net.name == name), Path(work))))
+        case ["compare", engine, prototxt, model, truth]:
+            print(json.dumps(compare(engine, prototxt, model, Path(truth))))
+        case _:
+            main()
