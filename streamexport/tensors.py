@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -194,10 +195,23 @@ class Computed(ABC):
     def render(self, start: int, stop: int, into: memoryview) -> None:
         if start == stop:
             return
+        _keep_freed_memory()
         itemsize = self.dtype.itemsize
         first, last = start // itemsize, -(-stop // itemsize)
         data = self.elements(first, last).data.cast("B")
         into[:] = data[start - first * itemsize : stop - first * itemsize]
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Has glibc keep up to 4 MiB that was freed, which it would else return after every range and fault in for the next.
+
+    It keeps twice as much as the largest block that was ever mapped and freed: mallopt(3), M_MMAP_THRESHOLD. Nothing of
+    this one becomes resident.
+    """
+    import numpy as np
+
+    np.empty(2 << 20, "u1")
 
 
 class Stored(Computed):
