@@ -18,9 +18,10 @@ def peaks(work: Path) -> None:
     rows = []
     for net in bench.WSL:
         checkpoint = bench.make_checkpoint(work / "c.pth", net)
-        done = bench.streamexport("convert", checkpoint, "-o", work / "m.caffemodel")
-        rows.append((net, f"{checkpoint.stat().st_size:,}", "file", f"{done.peak:.1f}", f"{done.seconds:.1f}"))
-        (work / "m.caffemodel").unlink()
+        for model in (work / "m.caffemodel", work / "m.h5"):
+            done = bench.streamexport("convert", checkpoint, "-o", model)
+            rows.append((net, f"{checkpoint.stat().st_size:,}", model.name, f"{done.peak:.1f}", f"{done.seconds:.1f}"))
+            model.unlink()
     huge = bench.make_checkpoint(work / "huge.pth", "--sparse", "--bytes", "100GB")
     tensors = len(bench.streamexport("inspect", huge).stdout.splitlines()) - 2
     done = bench.streamexport("convert", huge, "-o", "/dev/null")

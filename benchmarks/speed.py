@@ -1,23 +1,34 @@
-"""Speed beside the programs that do nothing but copy, alternating with them; medians.
+"""Speed: beside the programs that do nothing but copy, alternating with them; and of what is computed. Medians.
 
-python benchmarks/speed.py             about ten minutes, 15 GB of disk; the part on XFS needs root and mkfs.xfs
+python benchmarks/speed.py             about a quarter of an hour, 15 GB of disk
+python benchmarks/speed.py PART ...    one part or several, see --help; `clone` needs root and mkfs.xfs, `forward` torch
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import bench
 
-PAIRS = 7
+PAIRS, RUNS = 7, 5
 SINK = ("sh", "-c", "cat > /dev/null")
+FORWARD = """
+import sys
+import numpy
+import streamexport
+from streamexport.cli.arguments import peak_memory
+image = numpy.random.default_rng(0).standard_normal((1, 3, 224, 224))
+streamexport.forward(sys.argv[1], sys.argv[2:], image)
+print(f"peak memory {peak_memory() / 2**20:.1f} MiB")
+"""
 
 
 def seconds(command: Callable[[], object]) -> float:
@@ -48,7 +59,15 @@ def alternate(
 
 
 def file(work: Path, checkpoint: Path) -> None:
-    copy, model = work / "copy", work / "m.caffemodel"
+    beside_cp("32x48d to a file, both synced", work, checkpoint, work / "m.caffemodel")
+
+
+def hdf5(work: Path, checkpoint: Path) -> None:
+    beside_cp("32x48d to HDF5, both synced", work, checkpoint, work / "m.h5")
+
+
+def beside_cp(title: str, work: Path, checkpoint: Path, model: Path) -> None:
+    copy = work / "copy"
 
     def cp() -> None:
         subprocess.run(["cp", checkpoint, copy], check=True)
@@ -57,11 +76,12 @@ def file(work: Path, checkpoint: Path) -> None:
     def ours() -> None:
         bench.streamexport("convert", checkpoint, "-o", model)
 
-    alternate("32x48d to a file, both synced", "cp + sync", cp, ours, copy, model)
+    alternate(title, "cp + sync", cp, ours, copy, model)
+    copy.unlink(missing_ok=True)
     model.unlink()
 
 
-def pipe(checkpoint: Path) -> None:
+def pipe(work: Path, checkpoint: Path) -> None:
     def through(command: list[object]) -> None:
         with subprocess.Popen(SINK, stdin=subprocess.PIPE) as sink:
             subprocess.run(list(map(str, command)), stdout=sink.stdin, check=True)
@@ -73,13 +93,45 @@ def pipe(checkpoint: Path) -> None:
     alternate("32x48d to a pipe", cat, lambda: through(["cat", checkpoint]), lambda: through(ours))
 
 
-def half(checkpoint: Path) -> None:
-    size, times = checkpoint.stat().st_size, []
-    for _ in range(3):
-        done = bench.streamexport("convert", checkpoint, "-o", "/dev/null", "--dtype", "float16")
-        times.append((done.seconds, done.peak))
-    rows = [(f"{t:.2f}", f"{size / 2**30 / t:.2f}", f"{peak:.1f}") for t, peak in times]
-    bench.print_table("32x48d as float16 to /dev/null", ("s", "GiB/s read", "peak MiB"), rows)
+def computed(work: Path, checkpoint: Path) -> None:
+    fold, half = ("--fold-batchnorm",), ("--dtype", "float16")
+    rows = []
+    for options in (fold, half, fold + half):
+        runs = [bench.streamexport("convert", checkpoint, "-o", "/dev/null", *options) for _ in range(RUNS)]
+        median, single = median_and_runs(runs)
+        rate = checkpoint.stat().st_size / 2**30 / float(median)
+        rows.append((" ".join(options), median, f"{rate:.2f}", highest(runs), single))
+    header = ("", "median, s", "GiB/s read", "peak MiB", "runs, s")
+    bench.print_table("32x48d, computed, to /dev/null: the whole command", header, rows)
+
+
+def linked(work: Path, checkpoint: Path) -> None:
+    model = work / "m.h5"
+    runs = [bench.streamexport("convert", checkpoint, "-o", model, "--format", "linked") for _ in range(RUNS)]
+    median, single = median_and_runs(runs)
+    header = ("median, s", "bytes", "peak MiB", "runs, s")
+    row = (median, f"{model.stat().st_size:,}", highest(runs), single)
+    bench.print_table("32x48d linked: the whole command", header, [row])
+    model.unlink()
+
+
+def forward(work: Path, checkpoint: Path) -> None:
+    model = work / "m.caffemodel"
+    bench.streamexport("convert", checkpoint, "-o", model)
+    runs = [bench.run((bench.PYTHON, "-c", FORWARD, model.with_suffix(".prototxt"), model)) for _ in range(RUNS)]
+    median, single = median_and_runs(runs)
+    header = ("median, s", "peak MiB", "runs, s")
+    bench.print_table("32x48d forward, 224x224: the whole process", header, [(median, highest(runs), single)])
+    model.unlink()
+
+
+def median_and_runs(runs: Sequence[bench.Run]) -> tuple[str, str]:
+    times = [run.seconds for run in runs]
+    return f"{statistics.median(times):.2f}", " ".join(f"{t:.2f}" for t in times)
+
+
+def highest(runs: Sequence[bench.Run]) -> str:
+    return f"{max(run.peak for run in runs):.1f}"
 
 
 @contextlib.contextmanager
@@ -121,18 +173,22 @@ def clone(work: Path, checkpoint: Path) -> None:
         bench.print_table("32x48d on XFS, blocks shared", header, rows)
 
 
-def start_up() -> None:
+def start_up(work: Path, checkpoint: Path) -> None:
     times = [bench.streamexport("--help").seconds for _ in range(9)]
     bench.print_table(
         "streamexport --help", ("median, s", "fastest, s"), [(f"{statistics.median(times):.3f}", f"{min(times):.3f}")]
     )
 
 
+PARTS = {part.__name__: part for part in (start_up, computed, linked, pipe, file, hdf5, clone, forward)}
+
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or some of: {', '.join(PARTS)}")
+    chosen = parser.parse_args().parts or list(PARTS)
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"there is no part {', '.join(unknown)}")
     with bench.workspace(20 << 30) as directory:
         made = bench.make_checkpoint(directory / "c.pth", bench.WSL[-1])
-        start_up()
-        half(made)
-        pipe(made)
-        file(directory, made)
-        clone(directory, made)
+        for name in chosen:
+            PARTS[name](directory, made)

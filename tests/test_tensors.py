@@ -12,7 +12,7 @@ from test_extents import rendered
 from streamexport.errors import LimitError, TensorError
 from streamexport.extents import BUFFER, Extent
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Stored, Tensor
+from streamexport.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Stored, Tensor, rounded_to_half
 
 
 def storage(tmp_path, array: np.ndarray) -> Extent:
@@ -104,6 +104,20 @@ def test_a_value_that_overflows_half_is_named_and_infinity_stays(tmp_path):
                 rendered(cast)
         else:
             np.testing.assert_array_equal(np.frombuffer(rendered(cast), "<f2"), np.array(values, "<f2"))
+
+
+def test_float32_is_rounded_to_half_like_numpy_s_cast():
+    """Every sign, exponent and seven bits of the significand, with lower bits around each power of two."""
+    low = sorted({(1 << bit) + nearby & 0xFFFF for bit in range(17) for nearby in (-1, 0, 1)})
+    for upper in range(0, 1 << 16, 1 << 12):
+        bits = (np.arange(upper, upper + (1 << 12), dtype="<u4")[:, None] << 16) + np.array(low, "<u4")
+        values = bits.reshape(-1).view("<f4")
+        fit = np.abs(values) < 65520
+        halves = rounded_to_half(values[fit])
+        np.testing.assert_array_equal(halves.view("<u2"), values[fit].astype("<f2").view("<u2"))
+        for value in values[~fit][::997]:  # too large, infinite or no number
+            assert rounded_to_half(np.array([0, value], "<f4")) is None
+    assert rounded_to_half(np.empty(0, "<f4")).size == 0
 
 
 @pytest.mark.parametrize("name", [name for name, dtype in DTYPES.items() if not dtype.is_floating])

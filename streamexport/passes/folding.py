@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 ORDERS = ("rgb", "bgr")
 
+AHEAD = 1024
+"""Channels of statistics that are computed at once: 8 KiB."""
+
 
 def fold_batchnorm(net: Net) -> Net:
     """The net without the BatchNorm and Scale layers that follow convolutions."""
@@ -91,7 +94,10 @@ def _merged(layer: Layer, norm: Layer, scale: Layer) -> Layer:
 
 
 class Statistics(Computed):
-    """By what each channel is multiplied: g / sqrt(v + eps), in float64."""
+    """By what each channel is multiplied: g / sqrt(v + eps), in float64.
+
+    Weights are rendered a few channels at a time: up to `AHEAD` are computed at once, and kept until the last was asked for.
+    """
 
     dtype = FLOAT64
 
@@ -100,12 +106,22 @@ class Statistics(Computed):
         self.scale, self.bias = map(computed, scale.blobs)
         self.epsilon = norm.parameters["batch_norm_param"]["eps"]
         self.name, self.count = norm.name, self.scale.count
+        self._kept: tuple[int, Array] | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
         return _sources(self.mean, self.variance, self.factor, self.scale, self.bias)
 
     def elements(self, first: int, last: int) -> Array:
+        kept = self._kept
+        if kept is None or not kept[0] <= first <= last <= kept[0] + len(kept[1]):
+            kept = first, self._computed(first, max(last, min(first + AHEAD, self.count)))
+        begin, found = kept
+        self._kept = kept if last < self.count and len(found) <= AHEAD else None
+        wanted: Array = found[first - begin : last - begin].copy()
+        return wanted
+
+    def _computed(self, first: int, last: int) -> Array:
         variance = self.over_factor(self.variance, first, last)
         multiplied: Array = self.scale.elements(first, last) / (variance + self.epsilon) ** 0.5
         return multiplied
@@ -134,8 +150,9 @@ class PerChannel(Computed):
         import numpy as np
 
         begin, end = first // self.per_channel, -(-last // self.per_channel)
-        edges = np.clip(np.arange(begin, end + 1) * self.per_channel, first, last)
-        factors = np.repeat(self.channels.elements(begin, end), np.diff(edges))
+        edges = np.arange(begin, end + 1) * self.per_channel
+        edges[0], edges[-1] = first, last
+        factors = np.repeat(self.channels.elements(begin, end), edges[1:] - edges[:-1])
         factors *= self.values.elements(first, last)
         return factors
 
