@@ -368,9 +368,10 @@ def test_version():
 
 def test_the_list_of_exported_names():
     names = (
-        "Accuracy Blob Classifier Cost DType Error Extent File Guess ImageSet Layer Layout Literal Net Options Piece Plan"
-        " Prediction Report Source Tensor Transform Weights classify convert costs evaluate forward forward_layers layout"
-        " open_images open_model open_weights plan publish stream verify"
+        "Accuracy Blob Call Classifier Cost DType Difference Error Extent File Guess ImageSet Layer Layout Literal Net Options"
+        " Parity Piece Plan Prediction Report Source Tensor Transform Weights classify convert costs evaluate forward"
+        " forward_layers layout"
+        " open_images open_model open_weights parity plan publish stream verify"
     )
     assert streamexport.__all__ == names.split()
     assert all(hasattr(streamexport, name) for name in streamexport.__all__)

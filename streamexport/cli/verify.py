@@ -54,15 +54,17 @@ def run(given: argparse.Namespace) -> int:
         raise VerifyError(f"{found} to {given.checkpoint}", file=", ".join(given.models), advice="convert it again")
     for name in report.not_finite:
         print(f"streamexport: {one_line(name)}: holds NaN or infinity, as the checkpoint does", file=sys.stderr)
-    if not given.quiet:
-        same = f"{arguments.plural(report.blobs, 'blob')} the same"
-        print(f"streamexport: {same}: {arguments.speed(report.bytes, time.monotonic() - start)}", file=sys.stderr)
+    lines = [
+        f"{arguments.plural(report.blobs, 'blob')} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"
+    ]
     if given.forward:
-        _compare(given, options)
+        lines.append(_compared(given, options))
+    for line in () if given.quiet else lines:
+        print(f"streamexport: {one_line(line)}", file=sys.stderr)
     return 0
 
 
-def _compare(given: argparse.Namespace, options: Options | None) -> None:
+def _compared(given: argparse.Namespace, options: Options | None) -> str:
     """Says how far the model's numbers are from torch's. VerifyError if that is more than rounding."""
     start = time.monotonic()
     found = parity(
@@ -72,20 +74,18 @@ def _compare(given: argparse.Namespace, options: Options | None) -> None:
         for difference in found.differences:
             print(_row(difference))
     if found.departed is not None:
-        advice = "the layers before it are right; --layers prints all of them"
         what = (
             f"departs from torch by {found.departed.relative:.1e} of its largest value ({found.departed.largest:.3g})"
         )
         where = f"layer {found.departed.layer}, {found.departed.torch} in torch"
+        advice = "its blobs are right, and so are the layers before it; --layers prints all of them"
         raise VerifyError(what, file=", ".join(given.models), tensor=where, advice=advice)
-    if not given.quiet:
-        last = found.differences[-1]
-        line = (
-            f"{arguments.plural(len(found.differences), 'layer')} as torch computes them, {last.blob} within"
-            f" {last.largest:.2g}, {last.relative:.1e} of its largest value; {found.engine},"
-            f" {time.monotonic() - start:.1f} s, peak memory {arguments.peak_memory() / 2**20:.1f} MiB"
-        )
-        print(f"streamexport: {one_line(line)}", file=sys.stderr)
+    last = found.differences[-1]
+    return (
+        f"{arguments.plural(len(found.differences), 'layer')} as torch computes them, {last.blob} within {last.largest:.2g},"
+        f" {last.relative:.1e} of its largest value; {found.engine}, {time.monotonic() - start:.1f} s,"
+        f" peak memory {arguments.peak_memory() / 2**20:.1f} MiB"
+    )
 
 
 def _row(difference: Difference) -> str:

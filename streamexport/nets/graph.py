@@ -106,7 +106,7 @@ class Net:
 
     Attributes
     ----------
-    outputs : the tops that the net is there for; () for those that no layer takes in
+    outputs : the tops that the net is there for; () if it does not say, then they are those that no layer takes in
     notes : what was taken for granted or left out when it was made, one sentence each
     unread : fields of NetParameter in wire format, as they stood in the file that the net was read from
     record : what streamexport recorded in that file when it wrote it (JSON), b"" for others

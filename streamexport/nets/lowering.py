@@ -310,14 +310,11 @@ class Lowering:
         if (x.top, shape) in self.made:
             return self.made[x.top, shape]
         keeps_batch = len(shape) > 1 and shape[:1] == x.blob[:1]
-        label, part = (x.label, "") if x.label else (self.label, part)
-        mine, self.label = self.label, label
         if keeps_batch and len(shape) == 2:
-            made = self.layer("Flatten", [x], shape, part=part)
+            made = self._brought_about(x, "Flatten", shape, {}, part)
         else:
             dims = [0, *shape[1:]] if keeps_batch else list(shape)
-            made = self.layer("Reshape", [x], shape, {"reshape_param": {"shape": {"dim": dims}}}, part=part)
-        self.label = mine
+            made = self._brought_about(x, "Reshape", shape, {"reshape_param": {"shape": {"dim": dims}}}, part)
         self.made[x.top, shape] = made
         return made
 
@@ -377,8 +374,17 @@ class Lowering:
         if (x.top, x.view) in self.made:
             return self.made[x.top, x.view]
         parameters = {"blob": x.blob, "atoms": x.view.atoms, "order": x.view.order, "shape": x.shape}
-        made = self.layer("Rearrange", [x], x.shape, {"rearrange_param": parameters}, part="permute")
+        made = self._brought_about(x, "Rearrange", x.shape, {"rearrange_param": parameters}, "permute")
         self.made[x.top, x.view] = made
+        return made
+
+    def _brought_about(self, x: Value, kind: str, shape: Shape, parameters: Mapping[str, Any], part: str) -> Value:
+        """A layer that carries out what a value's view says, called after the node that said so, if it is known."""
+        if x.label is None:
+            return self.layer(kind, [x], shape, parameters, part=part)
+        mine, self.label = self.label, x.label
+        made = self.layer(kind, [x], shape, parameters)
+        self.label = mine
         return made
 
     # The end

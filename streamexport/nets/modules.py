@@ -13,7 +13,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -123,7 +123,8 @@ def _keywords(arguments: str | None) -> dict[str, Any]:
 def _callable(net: str) -> Callable[..., object]:
     place, _, name = net.rpartition(":")
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+        with redirect_stdout(sys.stderr):  # standard output may be where the model goes
+            module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
     except Error:
         raise
     except Exception as error:  # whatever the user's code raises while it is imported
@@ -161,7 +162,8 @@ def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) ->
     from torch import nn
 
     try:
-        made = make(**keywords)
+        with redirect_stdout(sys.stderr):
+            made = make(**keywords)
     except Exception as error:  # whatever the user's code raises
         advice = "give arguments with --net-args" if isinstance(error, TypeError) else None
         raise NetError(f"cannot be built: {_said(error)}", advice=advice) from error

@@ -8,10 +8,13 @@ cannot be expressed are collected, and named all at once with the modules and th
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,8 +69,7 @@ def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> E
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     example = torch.empty(input_shape, device=device)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _silence():
             program: ExportedProgram = torch.export.export(module, (example,), strict=False)
             functional: ExportedProgram = program.run_decompositions({})
             return functional
@@ -77,6 +79,20 @@ def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> E
             f"cannot be traced with an input of {list(input_shape)}: {said}",
             advice="it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values",
         ) from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What torch logs and prints while it traces is for its developers."""
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable()
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 @dataclass(slots=True)
@@ -161,6 +177,8 @@ class _Walk:
         return Constant(shape, (), None, value)
 
     def call(self, node: Node) -> Any:
+        if "val" not in node.meta:  # an assertion about the input, which the shape has met
+            return None
         if node.target is operator.getitem:
             results, index = node.args
             made = self.results[results][index]  # type: ignore[index]

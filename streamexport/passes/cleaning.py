@@ -15,7 +15,9 @@ IN_PLACE = (*POINTWISE, "BatchNorm", "Scale")
 
 def clean(net: Net) -> Net:
     """The net without layers that come to nothing: identities, chains of Power, Flatten in front of InnerProduct, and
-    what no output needs."""
+    what no output needs. A net that does not say what it is there for stays as it is: it was written so on purpose."""
+    if not net.outputs:
+        return net
     return without_dead(without_flatten(merge_powers(without_identities(net))))
 
 
@@ -59,9 +61,7 @@ def merge_powers(net: Net) -> Net:
 
 
 def without_dead(net: Net) -> Net:
-    """Without layers that no output depends on. Nets that do not say what they are there for stay as they are."""
-    if not net.outputs:
-        return net
+    """Without layers that no output depends on."""
     needed, kept = set(net.outputs), []
     for layer in reversed(net.layers):
         if layer.type == "Input" or needed.intersection(layer.tops):

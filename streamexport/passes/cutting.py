@@ -26,7 +26,7 @@ def cut(net: Net, end: str) -> Net:
         if needed.intersection(layer.tops):
             kept.append(layer)
             needed.update(layer.bottoms)
-    return replace(net, layers=tuple(reversed(kept)), outputs=net.layers[inside[-1]].tops)
+    return replace(net, layers=tuple(reversed(kept)), outputs=net.outputs and net.layers[inside[-1]].tops)
 
 
 def _modules(net: Net) -> Iterator[str]:
@@ -40,4 +40,4 @@ def without_softmax(net: Net) -> Net:
     """The net without the softmax that it ends with, if it does."""
     if net.layers[-1].type != "Softmax":
         return net
-    return replace(net, layers=net.layers[:-1], outputs=net.layers[-1].bottoms)
+    return replace(net, layers=net.layers[:-1], outputs=net.outputs and net.layers[-1].bottoms)

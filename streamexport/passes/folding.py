@@ -21,19 +21,22 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NetError
 from ..extents import Source
 from ..nets.graph import Blob, Layer, Net, computed
+from ..nets.kernels import Filled
 from ..tensors import FLOAT32, FLOAT64, Cast, Computed
 
 if TYPE_CHECKING:
     from ..tensors import Array
 
 ORDERS = ("rgb", "bgr")
+WEIGHTED = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
+"""Layers whose outputs are the rows of their weights, and what their parameters are called."""
 
 AHEAD = 1024
 """Channels of statistics that are computed at once: 8 KiB."""
 
 
 def fold_batchnorm(net: Net) -> Net:
-    """The net without the BatchNorm and Scale layers that follow convolutions."""
+    """The net without the BatchNorm, and Scale behind it, that follow convolutions and inner products."""
     consumers: dict[str, list[Layer]] = {}
     for layer in net.layers:
         for bottom in layer.bottoms:
@@ -42,14 +45,20 @@ def fold_batchnorm(net: Net) -> Net:
     def follower(layer: Layer, kind: str) -> Layer | None:
         """The layer of that type that alone takes what `layer` makes."""
         taking = consumers.get(layer.tops[0], [])
-        return taking[0] if len(taking) == 1 and taking[0].type == kind else None
+        is_alone = len(taking) == 1 and layer.tops[0] not in net.outputs
+        return taking[0] if is_alone and taking[0].type == kind else None
 
     merged: dict[str, Layer | None] = {}
     for layer in net.layers:
-        norm = follower(layer, "BatchNorm") if layer.type == "Convolution" else None
-        scale = follower(norm, "Scale") if norm else None
-        if norm and scale:
-            merged |= {layer.name: _merged(layer, norm, scale), norm.name: None, scale.name: None}
+        norm = follower(layer, "BatchNorm") if layer.type in WEIGHTED else None
+        if norm is None or norm.blobs[0].count != layer.blobs[0].shape[0]:  # else its bottom was given another shape
+            continue
+        scale = follower(norm, "Scale")
+        if scale is not None and (len(scale.bottoms) > 1 or scale.blobs[0].shape != norm.blobs[0].shape):
+            scale = None
+        merged |= {layer.name: _merged(layer, norm, scale), norm.name: None}
+        if scale is not None:
+            merged[scale.name] = None
     layers = (merged.get(layer.name, layer) for layer in net.layers)
     return net.with_layers(tuple(layer for layer in layers if layer is not None))
 
@@ -78,19 +87,21 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     return replace(net, layers=layers, preprocessing=expected)
 
 
-def _merged(layer: Layer, norm: Layer, scale: Layer) -> Layer:
-    parameters = layer.parameters["convolution_param"]
+def _merged(layer: Layer, norm: Layer, scale: Layer | None) -> Layer:
+    kind = WEIGHTED[layer.type]
     weight, *biases = layer.blobs
     statistics = Statistics(norm, scale)
     folded = Cast(PerChannel(computed(weight), statistics, prod(weight.shape[1:])), FLOAT32)
     bias = Cast(FoldedBias(statistics, computed(biases[0]) if biases else None), FLOAT32)
-    origin = tuple(name for part in (norm, scale) for blob in part.blobs for name in blob.origin)
+    parts = (norm,) if scale is None else (norm, scale)
+    origin = tuple(name for part in parts for blob in part.blobs for name in blob.origin)
     blobs = (
         replace(weight, values=folded, origin=weight.origin + origin),
         Blob((weight.shape[0],), bias, origin=tuple(name for blob in biases for name in blob.origin) + origin),
     )
-    with_bias: Mapping[str, Any] = {"convolution_param": {**parameters, "bias_term": True}}
-    return replace(layer, tops=scale.tops, parameters=with_bias, blobs=blobs, origin=scale.origin)
+    with_bias: Mapping[str, Any] = {kind: {**layer.parameters[kind], "bias_term": True}}
+    last = parts[-1]
+    return replace(layer, tops=last.tops, parameters=with_bias, blobs=blobs, origin=last.origin)
 
 
 class Statistics(Computed):
@@ -101,9 +112,11 @@ class Statistics(Computed):
 
     dtype = FLOAT64
 
-    def __init__(self, norm: Layer, scale: Layer) -> None:
+    def __init__(self, norm: Layer, scale: Layer | None) -> None:
         self.mean, self.variance, self.factor = map(computed, norm.blobs)
-        self.scale, self.bias = map(computed, scale.blobs)
+        held = [] if scale is None else [computed(blob) for blob in scale.blobs]
+        self.scale: Computed = held[0] if held else Filled(self.mean.count, 1)
+        self.bias: Computed = held[1] if len(held) > 1 else Filled(self.mean.count, 0)
         self.epsilon = norm.parameters["batch_norm_param"]["eps"]
         self.name, self.count = norm.name, self.scale.count
         self._kept: tuple[int, Array] | None = None

@@ -42,7 +42,8 @@ def rename(net: Net, style: str) -> Net:
             stem = _stem(layer)
             counts[stem] += 1
             name = f"{stem}{counts[stem]}"
-            top = tops[layer.bottoms[0]] if layer.type == "Scale" else f"{stem}_blob{counts[stem]}"
+            is_in_place = layer.type == "Scale" or layer.tops == layer.bottoms
+            top = tops[layer.bottoms[0]] if is_in_place else f"{stem}_blob{counts[stem]}"
         names[layer.name] = name
         tops[layer.tops[0]] = top
         bottoms = tuple(tops[bottom] for bottom in layer.bottoms)

@@ -1,0 +1,296 @@
+"""Traced modules: torch runs the module, other programs run what it became, and the numbers agree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import caffe_judge
+import numpy as np
+import pytest
+import torch
+import traced_modules
+from conftest import ROOT, assert_refused, run_cli
+from test_consumers import opencv_logits
+from test_extents import rendered
+from traced_modules import MODULES
+
+import streamexport
+from streamexport import Options, nets, passes
+from streamexport.nets import traced
+from streamexport.nets.torch_resnet import module
+from streamexport.readers import open_weights
+
+FILE = ROOT / "tests" / "traced_modules.py"
+TOLERANCE = 1e-5  # of the largest number
+
+
+class Converted:
+    """A module of the table: what torch computes, and the net that it became, in a directory."""
+
+    def __init__(self, directory: Path, name: str, **options: object) -> None:
+        directory.mkdir(exist_ok=True)
+        made = traced_modules.seeded(name)
+        checkpoint = directory / "c.pth"
+        torch.save(made.state_dict(), checkpoint)
+        self.shape = traced_modules.shape(name)
+        self.image = np.random.default_rng(1).standard_normal(self.shape).astype("f4")
+        with torch.no_grad():
+            answer = made(torch.from_numpy(self.image))
+        self.expected = [v.numpy() for v in (answer.values() if isinstance(answer, dict) else [answer])]
+        self.prototxt, self.model = directory / "net.prototxt", directory / "net.caffemodel"
+        chosen = Options(net=f"{FILE}:build", net_args=json.dumps({"name": name}), input_shape=self.shape, **options)
+        self.plan = streamexport.convert([checkpoint], self.model, chosen)
+        self.outputs = self.plan.net.outputs
+        assert len(self.outputs) == len(self.expected)
+        np.savez(directory / "inputs.npz", data=self.image)
+
+    def assert_agrees(self, answers: list[np.ndarray], tolerance: float = TOLERANCE) -> None:
+        for found, expected in zip(answers, self.expected, strict=True):
+            assert found.shape == expected.shape
+            assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+    def stream(self) -> list[np.ndarray]:
+        made = streamexport.forward(self.prototxt, [self.model], self.image, self.outputs)
+        return [made[name] for name in self.outputs]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_opencv_and_stream_compute_what_torch_computes(tmp_path, name):
+    for dialect in ("portable", "ssd"):
+        made = Converted(tmp_path / dialect, name, dialect=dialect)
+        made.assert_agrees(made.stream())
+        found = [opencv_logits(made.prototxt, made.model, made.image, output) for output in made.outputs]
+        made.assert_agrees([a.reshape(b.shape) for a, b in zip(found, made.expected, strict=True)])
+
+
+@pytest.mark.parametrize("name", ["relu6", "max pool", "convnext", "residual", "shuffle"])
+@pytest.mark.parametrize("options", [{"dialect": "bvlc"}, {"in_place": True}, {"fold_batchnorm": True}])
+def test_other_options_compute_the_same(tmp_path, name, options):
+    made = Converted(tmp_path, name, **options)
+    made.assert_agrees(made.stream())
+
+
+@pytest.mark.caffe
+def test_caffe_computes_what_torch_computes(tmp_path):
+    made = {
+        f"{dialect} {name}": Converted(tmp_path / f"{dialect}{number}", name, dialect=dialect)
+        for number, name in enumerate(MODULES)
+        for dialect in ("portable", "ssd")
+    }
+    found = caffe_judge.judge(*(case.prototxt.parent for case in made.values()))
+    departed = {}
+    for (name, case), tops in zip(made.items(), found, strict=True):
+        if tops is None:
+            departed[name] = "refused"
+            continue
+        try:
+            case.assert_agrees([tops[output] for output in case.outputs])
+        except AssertionError as error:
+            departed[name] = str(error)
+    assert not departed
+
+
+def test_gelu_is_close_enough_over_all_that_it_changes(tmp_path):
+    made = traced_modules.seeded("gelu")
+    for value in made.parameters():
+        value.data = torch.eye(4).view(4, 4, 1, 1) if value.ndim == 4 else torch.zeros(4)
+    torch.save(made.state_dict(), tmp_path / "c.pth")
+    image = np.linspace(-12, 12, 4 * 9 * 12, dtype="f4").reshape(1, 4, 9, 12)
+    options = Options(net=f"{FILE}:build", net_args='{"name": "gelu"}', input_shape=image.shape)
+    streamexport.convert([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options)
+    (found,) = streamexport.forward(tmp_path / "m.prototxt", [tmp_path / "m.caffemodel"], image).values()
+    assert np.abs(found - torch.nn.functional.gelu(torch.from_numpy(image)).numpy()).max() < 4e-6
+
+
+# The nets that are built in
+
+
+def resnet(name: str) -> torch.nn.Module:
+    """For --net."""
+    return module(nets.find(name))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
+def test_tracing_a_resnet_gives_the_net_that_is_built_in(checkpoint, name):
+    tensors = open_weights(checkpoint(name)).tensors
+    found = traced.bind(tensors, f"{__file__}:resnet", json.dumps({"name": name}), (1, 3, 224, 224))
+    expected = passes.cutting.without_softmax(nets.bind(tensors, name))
+    assert len(found.layers) == len(expected.layers)
+    for ours, theirs in zip(found.layers, expected.layers, strict=True):
+        for part in ("name", "type", "bottoms", "tops", "parameters", "origin"):
+            assert getattr(ours, part) == getattr(theirs, part), (ours.name, part)
+        for blob, other in zip(ours.blobs, theirs.blobs, strict=True):
+            assert (blob.shape, blob.origin) == (other.shape, other.origin)
+            assert rendered(blob.values) == rendered(other.values)
+
+
+def test_the_largest_net_is_traced_without_its_weights(tmp_path):
+    """3.3 GB of weights, none of which is read: the checkpoint's storages are holes."""
+    path = tmp_path / "c.pth"
+    tool = ROOT / "tools" / "make_checkpoint.py"
+    subprocess.run([sys.executable, tool, "resnext101_32x48d_wsl", path, "--sparse"], check=True)
+    net, arguments = f"{__file__}:resnet", '{"name": "resnext101_32x48d_wsl"}'
+    done = run_cli("convert", path, "--net", net, "--net-args", arguments, "-o", "/dev/null", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Convolution") == 104
+
+
+# Bad input
+
+
+def write_module(directory: Path, body: str) -> str:
+    """A FILE.py with a class M around the body, and a checkpoint c.pth beside it that fits the convolution in it."""
+    text = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n\nclass M(nn.Module):\n"
+    text += "    def __init__(self, classes=4):\n        super().__init__()\n        self.conv = nn.Conv2d(3, classes, 1)\n\n"
+    text += "    def forward(self, x):\n" + "".join(f"        {line}\n" for line in body.splitlines())
+    (directory / "model.py").write_text(text)
+    torch.save({"conv.weight": torch.ones(4, 3, 1, 1), "conv.bias": torch.zeros(4)}, directory / "c.pth")
+    return f"{directory}/model.py:M"
+
+
+def refused(directory: Path, net: str, *options: object) -> str:
+    line = assert_refused("convert", directory / "c.pth", "--net", net, "-o", directory / "m.caffemodel", *options)
+    assert not (directory / "m.caffemodel").exists()
+    assert not (directory / "m.prototxt").exists()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("nowhere.models:M", "nowhere.models cannot be imported: ModuleNotFoundError"),
+        ("{0}/other.py:M", "other.py: no such file"),
+        ("{0}/model.py:MM", "has no callable 'MM'; did you mean M?"),
+        ("{0}/model.py:F.relu", "cannot be built: TypeError"),
+        ("{0}/model.py:torch.Size", "builds a Size, not a torch.nn.Module"),
+        ("{0}/broken.py:M", "broken.py cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_callable_that_builds_nothing_is_refused(tmp_path, net, message):
+    write_module(tmp_path, "return self.conv(x)")
+    (tmp_path / "broken.py").write_text("def")
+    assert message in refused(tmp_path, net.format(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{", "--net-args is not JSON"),
+        ("[1]", "--net-args is no JSON object"),
+        ('{"colours": 1}', "cannot be built: TypeError"),
+        ('{"classes": 5}', "conv.weight is [4, 3, 1, 1], not [5, 3, 1, 1]"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(tmp_path, arguments, message):
+    net = write_module(tmp_path, "return self.conv(x)")
+    assert message in refused(tmp_path, net, "--net-args", arguments)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_what_looks_alike(tmp_path):
+    net = write_module(tmp_path, "return self.conv(x)")
+    torch.save({"conv.weights": torch.ones(4, 3, 1, 1), "conv.bias": torch.zeros(4)}, tmp_path / "c.pth")
+    line = refused(tmp_path, net)
+    assert "conv.weight is missing (there is conv.weights)" in line
+    assert "conv.weights is not expected" in line
+
+
+def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
+    net = write_module(tmp_path, "x = self.conv(x).erf()\nx = x.cumsum(1)\nreturn (x @ x.transpose(2, 3)).erf()")
+    line = refused(tmp_path, net)
+    assert "aten.erf (2 times, first in the net itself at model.py:11)" in line
+    assert "aten.cumsum (in the net itself at model.py:12)" in line
+    assert "aten.matmul (in the net itself at model.py:13) multiplies matrices that both depend on the input" in line
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return self.conv(x) if x.sum() > 0 else x", "cannot be traced"),
+        ("return self.conv(x)[:, :int(x.max())]", "cannot be traced"),
+        ("return self.conv(x).double()", "changes the type of an activation to torch.float64"),
+        ("return self.conv(x).argmax(1)", "aten.argmax (in the net itself at model.py:11) is not known here"),
+        ("return x", "an output (of the net) is the input itself"),
+        ("return self.conv.weight + 1", "an output (of the net) is a constant"),
+        ("return F.adaptive_max_pool2d(self.conv(x), 5, True)[1]", "uses the indices"),
+        ("return F.avg_pool2d(self.conv(x), 2, divisor_override=3)", "divides by another number"),
+        ("return F.max_pool2d(self.conv(x), 3, dilation=2)", "pools with dilation"),
+        ("return F.pad(self.conv(x), (1, 1), value=1.0)", "pads with 1.0"),
+        ("return self.conv(x, 1)", "cannot be traced with an input of [1, 3, 224, 224]: TypeError"),
+        ("return self.conv(x[:, :2])", "cannot be traced with an input of [1, 3, 224, 224]: RuntimeError"),
+        ("return self.conv(x).permute(0, 2, 3, 1)", "dialect portable cannot express layer permute"),
+    ],
+)
+def test_what_cannot_be_traced_or_expressed_is_refused(tmp_path, body, message):
+    assert message in refused(tmp_path, write_module(tmp_path, body))
+
+
+def test_a_permutation_is_for_those_that_have_the_layer(tmp_path):
+    net = write_module(tmp_path, "return self.conv(x).permute(0, 2, 3, 1)")
+    done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel", "--dialect", "opencv")
+    assert done.returncode == 0, done.stderr
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype("f4")
+    found = opencv_logits(tmp_path / "m.prototxt", tmp_path / "m.caffemodel", image, "permute")
+    np.testing.assert_allclose(found[0], image[0].sum(0)[..., None].repeat(4, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("body", ["return self.conv(x) + torch.ones(4, 1, 1)", "return self.conv(x) * float(len(x))"])
+def test_a_module_that_fails_on_the_meta_device_is_built_otherwise(tmp_path, body):
+    net = write_module(tmp_path, body)
+    done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel")
+    assert done.returncode == 0, done.stderr
+    assert ("built on the CPU, without weights" in done.stderr) == ("ones" in body)
+
+
+# verify --forward
+
+
+@pytest.fixture
+def residual(tmp_path) -> Callable[..., tuple[object, ...]]:
+    made = Converted(tmp_path, "residual")
+    return lambda *options: ("verify", tmp_path / "c.pth", made.model, "--forward", *options)
+
+
+def test_verify_says_how_far_each_layer_is_from_torch(residual):
+    done = run_cli(*residual("--layers"))
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == ["conv1", "bn.scale", "relu1", "conv2", "relu2", "relu3", "relu3"]
+    assert all(float(row[-1]) < 1e-6 for row in rows)
+    assert "7 layers as torch computes them, relu3 within" in done.stderr
+
+
+def test_verify_asks_opencv(residual):
+    assert "; opencv," in run_cli(*residual("--engine", "opencv")).stderr
+
+
+@pytest.mark.caffe
+def test_verify_asks_caffe(residual):
+    assert "; caffe," in run_cli(*residual("--engine", "caffe")).stderr
+
+
+def test_verify_names_the_first_layer_that_departs(tmp_path, residual):
+    prototxt = tmp_path / "net.prototxt"
+    prototxt.write_text(prototxt.read_text().replace("pad: 1", "pad: 0", 1).replace("pad: 1", "pad: 2", 1))
+    line = assert_refused(*residual())
+    assert "layer conv1, conv1 in torch: departs from torch" in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--fold-batchnorm", "--input-order", "bgr", "--fold-input-scale"), ("--in-place", "--names", "classic")],
+)
+def test_verify_runs_the_nets_that_are_built_in(tmp_path, checkpoint, options):
+    path = checkpoint("resnet18")
+    assert run_cli("convert", path, "-o", tmp_path / "m.caffemodel", *options).returncode == 0
+    done = run_cli("verify", path, tmp_path / "m.caffemodel", "--forward")
+    assert done.returncode == 0, done.stderr
+    assert " layers as torch computes them" in done.stderr
+
+
+def test_verify_knows_the_shape_of_what_is_not_there(tmp_path, residual):
+    (tmp_path / "net.prototxt").unlink()
+    assert "net.prototxt" in assert_refused(*residual())
