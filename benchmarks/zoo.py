@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import bench
 
+from streamexport.costs import costs
+
 if TYPE_CHECKING:
     import torch
 
@@ -80,6 +82,7 @@ def make(net: ZooNet, work: Path) -> Result:
     """Writes c.pth, and truth.npz: the input `x` and torch's answers, single0, double0, single1, ..."""
     import numpy as np
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     torch.manual_seed(0)
     module, callable_ = net.call.split(":")
@@ -92,7 +95,9 @@ def make(net: ZooNet, work: Path) -> Result:
     torch.save(model.state_dict(), work / "c.pth")
     parameters = sum(tensor.numel() for tensor in model.parameters())
     with torch.inference_mode():
-        one, other = answers(model, x[:1]), answers(model, x[1:])
+        with FlopCounterMode(display=False) as counter:
+            one = answers(model, x[:1])
+        other = answers(model, x[1:])
         exact = answers(model.double(), x[:1].double())
     contrast = min(relative(b, a) for a, b in zip(one, other, strict=True))
     spread = min(float(a.std() / np.abs(a).max()) for a in one)
@@ -102,7 +107,14 @@ def make(net: ZooNet, work: Path) -> Result:
     doubles = {f"double{index}": a for index, a in enumerate(exact)}
     np.savez(work / "truth.npz", x=x[:1].numpy(), **singles, **doubles)
     own = max(relative(a, b) for a, b in zip(one, exact, strict=True))
-    return {"parameters": parameters, "own": own, "contrast": contrast, "spread": spread}
+    multiply_adds = counter.get_total_flops() // 2
+    return {
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "own": own,
+        "contrast": contrast,
+        "spread": spread,
+    }
 
 
 def temper(model: torch.nn.Module, x: torch.Tensor) -> None:
@@ -206,6 +218,7 @@ def convert(net: ZooNet, dialect: str, work: Path) -> Result:
         what = "crashed: " if "Traceback" in done.stderr else ""
         return {"refused": what + last_line(done.stderr).removeprefix("streamexport: ").removeprefix(f"{work}/c.pth: ")}
     result |= {"seconds": done.seconds, "peak": done.peak, "bytes": model.stat().st_size}
+    result["multiply_adds"] = sum(cost.multiply_adds for cost in costs(model.with_suffix(".prototxt")))
     for engine in CONSUMERS[dialect]:
         chosen = model
         if engine == "opencv" and result["bytes"] > OPENCV_LIMIT:
@@ -242,7 +255,8 @@ def report(nets: Sequence[ZooNet], results: Mapping[str, Result], dialects: Sequ
     columns = [(dialect, engine) for dialect in dialects for engine in CONSUMERS[dialect]]
     lines = ["# torchvision's nets beside torch", "", *__doc__.split("\n\n")[2].splitlines(), ""]
     lines += ["Numbers are the largest difference from torch, of the largest number; bold where that is too much.", ""]
-    header = ["net", "million parameters", *(f"{d}: {e}" for d, e in columns), "torch to double", "s", "MiB"]
+    header = ["net", "million parameters", *(f"{d}: {e}" for d, e in columns), "torch to double"]
+    header += ["multiply-adds, of torch's", "s", "MiB"]
     for group in dict.fromkeys(net.group for net in nets):
         ours = [net for net in nets if net.group == group and net.name in results]
         lines += [f"## {group}", "", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
@@ -257,11 +271,13 @@ def report(nets: Sequence[ZooNet], results: Mapping[str, Result], dialects: Sequ
 
 def row(name: str, result: Result, columns: Sequence[tuple[str, str]]) -> list[str]:
     if "failed" in result:
-        return [name, "torch fails", *[""] * (len(columns) + 3)]
+        return [name, "torch fails", *[""] * (len(columns) + 4)]
     cells = [cell(result.get(dialect, {}), engine, result["own"]) for dialect, engine in columns]
     made = [result[d] for d in dict(columns) if "seconds" in result.get(d, {})]
+    counted = [m["multiply_adds"] for m in made if "multiply_adds" in m and "multiply_adds" in result]
+    ratio = f"{min(counted) / result['multiply_adds']:.4g}" if counted else ""
     times = [f"{max(m['seconds'] for m in made):.1f}", f"{max(m['peak'] for m in made):.0f}"] if made else ["", ""]
-    return [name, f"{result['parameters'] / 1e6:.1f}", *cells, f"{result['own']:.0e}", *times]
+    return [name, f"{result['parameters'] / 1e6:.1f}", *cells, f"{result['own']:.0e}", ratio, *times]
 
 
 def totals(nets: Sequence[ZooNet], results: Mapping[str, Result], columns: Sequence[tuple[str, str]]) -> list[str]:
