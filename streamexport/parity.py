@@ -112,20 +112,29 @@ def parity(
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
     description = stem(os.fspath(models[0])) + ".prototxt" if prototxt is None else os.fspath(prototxt)
     files = [os.fspath(path) for path in models]
-    found = [
-        (part, made, _distance(made, part.of(exact)))
-        for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python)
-    ]
     tolerance = TOLERANCE[options.dtype]
-    double: Outputs | None = None
-    differences = []
-    for part, made, (largest, relative) in found:
-        holds = relative <= tolerance
-        if not holds:
-            double = double or run(make, weights.tensors, image, "float64")
-            holds = _distance(made, part.of(double))[0] <= ROUNDINGS * _distance(part.of(exact), part.of(double))[0]
-        differences.append(Difference(part.layer.name, part.blob, part.name, largest, relative, holds))
-    return Parity(engine, tuple(differences))
+    distances: list[tuple[_Part, float, float]] = []
+    doubtful = Outputs()
+    for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):
+        largest, relative = _distance(made, part.of(exact))
+        distances.append((part, largest, relative))
+        if relative > tolerance:
+            doubtful[part.call] = made
+    double = run(make, weights.tensors, image, "float64") if any(part.call in doubtful for part in asked) else exact
+
+    def holds(part: _Part) -> bool:
+        if part.call not in doubtful:
+            return True
+        ours, torchs = (_distance(made, part.of(double))[0] for made in (doubtful[part.call], part.of(exact)))
+        return ours <= ROUNDINGS * torchs
+
+    return Parity(
+        engine,
+        tuple(
+            Difference(part.layer.name, part.blob, part.name, largest, relative, holds(part))
+            for part, largest, relative in distances
+        ),
+    )
 
 
 @dataclass(frozen=True)

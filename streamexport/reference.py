@@ -8,7 +8,7 @@ What the process needs is torch, the activations, and the largest weight.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,30 +27,34 @@ LOOKED_AT = ("size", "dim", "numel", "stride", "is_floating_point", "type", "__l
 
 
 class Outputs:
-    """What calls of modules returned, kept in a temporary file: arrays by call, and the module's own, in order."""
+    """Arrays by what made them, kept in a temporary file: those of all layers together take more memory than a net does.
+
+    Attributes
+    ----------
+    last : what the net as a whole returned, in order
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 # it lives as long as this
-        self._places: dict[Call, tuple[int, tuple[int, ...], str]] = {}
+        self._places: dict[Hashable, tuple[int, tuple[int, ...], str]] = {}
         self.last: list[Array] = []
 
-    def __contains__(self, call: Call) -> bool:
-        return call in self._places
+    def __contains__(self, maker: Hashable) -> bool:
+        return maker in self._places
 
-    def __getitem__(self, call: Call) -> Array:
+    def __getitem__(self, maker: Hashable) -> Array:
         import numpy as np
 
-        place, shape, dtype = self._places[call]
+        place, shape, dtype = self._places[maker]
         self._file.seek(place)
         array: Array = np.empty(shape, dtype)
-        self._file.readinto(array.data.cast("B"))
+        self._file.readinto(array.reshape(-1).view(np.uint8).data)
         return array
 
-    def add(self, call: Call, values: torch.Tensor) -> None:
-        array = values.detach().contiguous().numpy()
+    def __setitem__(self, maker: Hashable, array: Array) -> None:
         place = self._file.seek(0, 2)
-        self._file.write(array.data.cast("B") if array.size else b"")
-        self._places[call] = (place, array.shape, array.dtype.str)
+        self._file.write(array.tobytes())
+        self._places[maker] = (place, array.shape, array.dtype.str)
 
 
 def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "float32") -> Outputs:
@@ -79,7 +83,7 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
             call = Call(path, counts.get(path, 0))
             counts[path] = call.number + 1
             if isinstance(made, torch.Tensor):
-                outputs.add(call, made)
+                outputs[call] = made.detach().numpy()
 
         return keep
 
