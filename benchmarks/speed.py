@@ -1,13 +1,14 @@
 """Speed: beside the programs that do nothing but copy, alternating with them; and of what is computed. Medians.
 
 python benchmarks/speed.py             about a quarter of an hour, 15 GB of disk
-python benchmarks/speed.py PART ...    one part or several, see --help; `clone` needs root and mkfs.xfs, `forward` torch
+python benchmarks/speed.py PART ...    one part or several; `clone` needs root and mkfs.xfs, `forward` and `traced` torch
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import statistics
@@ -125,6 +126,21 @@ def forward(work: Path, checkpoint: Path) -> None:
     model.unlink()
 
 
+def traced(work: Path, checkpoint: Path) -> None:
+    """The architecture from a PyTorch module, its numbers beside torch's; both need torch."""
+    net = ("--net", "benchmarks/resnet_module.py:resnet", "--net-args", json.dumps({"name": bench.WSL[-1]}))
+    model = work / "m.h5"
+    converted = [bench.streamexport("convert", checkpoint, *net, "-o", "/dev/null") for _ in range(RUNS)]
+    bench.streamexport("convert", checkpoint, *net, "-o", model, "--format", "linked")
+    verified = bench.streamexport("verify", checkpoint, model, "--forward")
+    rows = [
+        ("convert --net MODULE", *median_and_runs(converted), highest(converted)),
+        ("verify --forward", *median_and_runs([verified]), highest([verified])),
+    ]
+    bench.print_table("32x48d as a traced module", ("", "median, s", "runs, s", "peak MiB"), rows)
+    print(verified.stderr)
+
+
 def median_and_runs(runs: Sequence[bench.Run]) -> tuple[str, str]:
     times = [run.seconds for run in runs]
     return f"{statistics.median(times):.2f}", " ".join(f"{t:.2f}" for t in times)
@@ -180,7 +196,7 @@ def start_up(work: Path, checkpoint: Path) -> None:
     )
 
 
-PARTS = {part.__name__: part for part in (start_up, computed, linked, pipe, file, hdf5, clone, forward)}
+PARTS = {part.__name__: part for part in (start_up, computed, linked, pipe, file, hdf5, clone, forward, traced)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -67,8 +67,11 @@ def test_opencv_and_stream_compute_what_torch_computes(tmp_path, name):
         made.assert_agrees([a.reshape(b.shape) for a, b in zip(found, made.expected, strict=True)])
 
 
-@pytest.mark.parametrize("name", ["relu6", "max pool", "convnext", "residual", "shuffle"])
-@pytest.mark.parametrize("options", [{"dialect": "bvlc"}, {"in_place": True}, {"fold_batchnorm": True}])
+@pytest.mark.parametrize("name", ["relu6", "max pool", "convnext", "residual", "split", "repeated", "several outputs"])
+@pytest.mark.parametrize(
+    "options",
+    [{"dialect": "bvlc"}, {"in_place": True}, {"fold_batchnorm": True}, {"names": "classic", "in_place": True}],
+)
 def test_other_options_compute_the_same(tmp_path, name, options):
     made = Converted(tmp_path, name, **options)
     made.assert_agrees(made.stream())

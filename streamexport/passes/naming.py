@@ -17,7 +17,6 @@ STYLES = ("torch", "classic")
 _STEMS = {
     "Convolution": "conv",
     "BatchNorm": "batch_norm",
-    "Scale": "bn_scale",
     "ReLU": "relu",
     "Eltwise": "add",
     "Flatten": "view",
@@ -28,6 +27,16 @@ _STEMS = {
 def rename(net: Net, style: str) -> Net:
     if style == "torch":
         return net
+    makers = {top: layer for layer in net.layers for top in layer.tops}
+    takers = Counter(bottom for layer in net.layers for bottom in layer.bottoms)
+
+    def follows_norm(layer: Layer) -> bool:
+        """Whether a Scale alone takes what a BatchNorm makes, over which it is written then."""
+        if layer.type != "Scale" or len(layer.bottoms) > 1:
+            return False
+        bottom = layer.bottoms[0]
+        return makers[bottom].type == "BatchNorm" and takers[bottom] == 1 and bottom not in net.outputs
+
     counts: Counter[str] = Counter()
     names: dict[str, str] = {}
     tops: dict[str, str] = {}
@@ -39,19 +48,20 @@ def rename(net: Net, style: str) -> Net:
         elif layer.type in ("Input", "Softmax"):
             name = top = layer.name
         else:
-            stem = _stem(layer)
+            stem = "bn_scale" if follows_norm(layer) else _stem(layer)
             counts[stem] += 1
             name = f"{stem}{counts[stem]}"
-            is_in_place = layer.type == "Scale" or layer.tops == layer.bottoms
+            is_in_place = follows_norm(layer) or layer.tops == layer.bottoms
             top = tops[layer.bottoms[0]] if is_in_place else f"{stem}_blob{counts[stem]}"
         names[layer.name] = name
-        tops[layer.tops[0]] = top
         bottoms = tuple(tops[bottom] for bottom in layer.bottoms)
-        layers.append(replace(layer, name=name, bottoms=bottoms, tops=(top,)))
+        named = [top] if len(layer.tops) == 1 else [f"{top}_{index}" for index in range(1, len(layer.tops) + 1)]
+        tops.update(zip(layer.tops, named, strict=True))
+        layers.append(replace(layer, name=name, bottoms=bottoms, tops=tuple(named)))
     return replace(net, layers=tuple(layers), outputs=tuple(tops[top] for top in net.outputs))
 
 
 def _stem(layer: Layer) -> str:
     if layer.type == "Pooling":
         return "ave_pool" if layer.parameters["pooling_param"]["pool"] == "AVE" else "max_pool"
-    return _STEMS[layer.type]
+    return _STEMS.get(layer.type, layer.type.lower())

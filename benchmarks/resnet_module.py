@@ -1,0 +1,12 @@
+"""A ResNet as a PyTorch module, for --net."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from streamexport.nets import find
+from streamexport.nets.torch_resnet import module
+
+
+def resnet(name: str) -> nn.Module:
+    return module(find(name))
