@@ -20,6 +20,7 @@ from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
+from .nets import modules
 from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
 from .readers import Weights, is_model, open_models, open_weights
@@ -332,6 +333,21 @@ def _record(options: Options, sources: Sequence[Source], align: int) -> bytes:
 
 def _encoded(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, sort_keys=True).encode()
+
+
+def made_with(model: Net, file: Path) -> Options:
+    """The options that a model says it was made with, to be used without being asked for.
+
+    NetError if it does not say; or if it names a callable: a file must not choose which code is run.
+    """
+    options = recorded(model.record)
+    if options is None:
+        advice = "say how it was made: --net, --names, --dtype, ..."
+        raise NetError("has no record of how it was made", file=os.fspath(file), advice=advice)
+    if modules.is_named(options.net):
+        what = f"was made with --net {options.net}, which is code, and no file may choose what is run"
+        raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: --net {options.net}")
+    return options
 
 
 def recorded(record: bytes) -> Options | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import nets
-from .convert import Options, bind, open_checkpoints, recorded, stem
+from .convert import Options, bind, made_with, open_checkpoints, stem
 from .engines import open_engine
 from .errors import NetError
 from .forward import forward_layers
@@ -90,17 +90,13 @@ def parity(
 
     Raises
     ------
-    NetError : no options are given, and the model has none recorded; or nothing can be compared
+    NetError : no options are given, and the model has none recorded, or names code; or nothing can be compared
     EngineError : the engine is not there, or gives up
     Error : a file cannot be read, see `errors`
     """
     import numpy as np
 
-    options = options or recorded(open_models(models).record)
-    if options is None:
-        raise NetError(
-            "has no record of how it was made", file=os.fspath(models[0]), advice="say how: --net, --dtype, ..."
-        )
+    options = options or made_with(open_models(models), models[0])
     net, _ = bind(checkpoints, options)
     weights = open_checkpoints(checkpoints, options.key)
     make = nets.maker(weights.tensors, options.net, options.net_args)

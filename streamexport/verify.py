@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .convert import Options, bind, recorded
-from .errors import NetError
+from .convert import Options, bind, made_with
 from .extents import BUFFER, Piece
 from .nets.graph import Blob, Layer
 from .readers import open_models
@@ -49,14 +48,11 @@ def verify(
 
     Raises
     ------
-    NetError : no options are given, and the model has none recorded
+    NetError : no options are given, and the model has none recorded, or names code that would be run
     Error : a file cannot be read, see `errors`
     """
     model = open_models(models)
-    options = options or recorded(model.record)
-    if options is None:
-        advice = "say how it was made: --net, --names, --dtype, ..."
-        raise NetError("has no record of how it was made", file=os.fspath(models[0]), advice=advice)
+    options = options or made_with(model, models[0])
     planned, sources = bind(checkpoints, options)
     found = {layer.name: layer for layer in model.layers}
     problems = []

@@ -20,6 +20,7 @@ from traced_modules import MODULES
 
 import streamexport
 from streamexport import Options, nets, passes
+from streamexport.caffe import caffe_pb2
 from streamexport.nets import traced
 from streamexport.nets.torch_resnet import module
 from streamexport.readers import open_weights
@@ -254,7 +255,7 @@ def test_a_module_that_fails_on_the_meta_device_is_built_otherwise(tmp_path, bod
 @pytest.fixture
 def residual(tmp_path) -> Callable[..., tuple[object, ...]]:
     made = Converted(tmp_path, "residual")
-    return lambda *options: ("verify", tmp_path / "c.pth", made.model, "--forward", *options)
+    return lambda *options: ("verify", tmp_path / "c.pth", made.model, "--net", f"{FILE}:build", "--forward", *options)
 
 
 def test_verify_says_how_far_each_layer_is_from_torch(residual):
@@ -294,6 +295,20 @@ def test_verify_runs_the_nets_that_are_built_in(tmp_path, checkpoint, options):
     assert " layers as torch computes them" in done.stderr
 
 
-def test_verify_knows_the_shape_of_what_is_not_there(tmp_path, residual):
+@pytest.mark.parametrize("options", [(), ("--forward",), ("--names", "classic")])
+def test_a_model_cannot_choose_the_code_that_verify_runs(tmp_path, options):
+    made = Converted(tmp_path, "residual")
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path(__file__).with_name('ran').touch()")
+    model = caffe_pb2.NetParameter.FromString(made.model.read_bytes())
+    record = json.loads(model.streamexport_record)
+    record["options"]["net"] = f"{tmp_path}/evil.py:build"
+    model.streamexport_record = json.dumps(record).encode()
+    made.model.write_bytes(model.SerializeToString())
+    line = assert_refused("verify", tmp_path / "c.pth", made.model, *options)
+    assert "which is code, and no file may choose what is run" in line
+    assert not (tmp_path / "ran").exists()
+
+
+def test_verify_needs_the_prototxt(tmp_path, residual):
     (tmp_path / "net.prototxt").unlink()
     assert "net.prototxt" in assert_refused(*residual())

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from ..convert import Options, recorded
+from ..convert import Options, made_with, recorded
 from ..engines import CAFFE_PYTHON, ENGINES
 from ..errors import VerifyError, one_line
 from ..parity import Difference, parity
@@ -40,9 +40,11 @@ def register(commands: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    record = recorded(open_model(given.models[0]).record)
-    chosen = arguments.chosen(given, record)
-    options = None if record is None and chosen == Options() else chosen  # nothing known: the library says so
+    model = open_model(given.models[0])
+    record = recorded(model.record)
+    options = arguments.chosen(given, record)
+    if "net" not in vars(given) and (record is not None or options == Options()):
+        made_with(model, given.models[0])  # refuses what the model must not say, or does not say at all
     start = time.monotonic()
     total = sum(os.stat(path).st_size for path in given.models)
     with arguments.progress(total, "verifying", given.quiet) as progress:
@@ -64,7 +66,7 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(given: argparse.Namespace, options: Options | None) -> str:
+def _compared(given: argparse.Namespace, options: Options) -> str:
     """Says how far the model's numbers are from torch's. VerifyError if that is more than rounding."""
     start = time.monotonic()
     found = parity(
