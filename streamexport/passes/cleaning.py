@@ -61,7 +61,7 @@ def merge_powers(net: Net) -> Net:
 
 
 def without_dead(net: Net) -> Net:
-    """Without layers that no output depends on."""
+    """Without layers that no output depends on; inputs stay, since who runs the net fills them."""
     needed, kept = set(net.outputs), []
     for layer in reversed(net.layers):
         if layer.type == "Input" or needed.intersection(layer.tops):
