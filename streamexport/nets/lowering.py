@@ -132,7 +132,12 @@ class Axis:
         return self.dilation * (self.kernel - 1) + 1
 
     def convolved(self, size: int) -> int:
+        """Positions of the kernel along `size` pixels."""
         return (size + self.low + self.high - self.extent) // self.stride + 1
+
+    def transposed(self, size: int) -> int:
+        """Pixels that kernels at `size` positions reach."""
+        return self.stride * (size - 1) + self.extent - self.low - self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,18 +346,31 @@ class Lowering:
         """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
         window, weight = window.symmetric(weight)
         batch, _, *size = x.blob
-        outputs = weight.shape[0]
-        shape = (batch, outputs, *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
+        shape = (batch, weight.shape[0], *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
         if min(shape) < 1:
             raise UnsupportedError(f"leaves nothing of an image of {size}")
+        return self._convolution("Convolution", x, shape, weight, bias, window, groups, part)
+
+    def deconvolution(
+        self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
+    ) -> Value:
+        """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
+        batch, _, *size = x.blob
+        sizes = (axis.transposed(n) for axis, n in zip(window.axes, size, strict=True))
+        shape = (batch, weight.shape[1] * groups, *sizes)
+        return self._convolution("Deconvolution", x, shape, weight, bias, window, groups, part)
+
+    def _convolution(
+        self, kind: str, x: Value, shape: Shape, weight: Blob, bias: Blob | None, window: Window, groups: int, part: str
+    ) -> Value:
         parameters = {
-            "num_output": outputs,
+            "num_output": shape[1],
             **({"bias_term": False} if bias is None else {}),
             **window.parameters(),
             **({"group": groups} if groups > 1 else {}),
         }
         blobs = (weight,) if bias is None else (weight, bias)
-        return self.layer("Convolution", [x], shape, {"convolution_param": parameters}, blobs, part)
+        return self.layer(kind, [x], shape, {"convolution_param": parameters}, blobs, part)
 
     def mixed(self, x: Value, weight: Blob, bias: Blob | None = None, part: str = "") -> Value:
         """A 1x1 convolution: every pixel's channels multiplied by a matrix."""

@@ -66,18 +66,7 @@ def _conv_transpose(
     if tuple(rooms) != kernel.shape[2:]:
         values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0, 0), reaches)
         kernel = replace(kernel, shape=(*kernel.shape[:2], *rooms), values=values)
-    window, held = Window((axes[0], axes[1])), _bias(net, bias)
-    outputs = kernel.shape[1] * groups
-    sizes = (a.stride * (n - 1) + a.kernel - 2 * a.low for a, n in zip(axes, image.blob[2:], strict=True))
-    parameters = {
-        "num_output": outputs,
-        **({"bias_term": False} if held is None else {}),
-        **window.parameters(),
-        **({"group": groups} if groups > 1 else {}),
-    }
-    blobs = (kernel,) if held is None else (kernel, held)
-    shape = (image.blob[0], outputs, *sizes)
-    made = net.layer("Deconvolution", [image], shape, {"convolution_param": parameters}, blobs)
+    made = net.deconvolution(image, kernel, _bias(net, bias), Window((axes[0], axes[1])), groups)
     return replace(made, view=View.of(net.shape))
 
 

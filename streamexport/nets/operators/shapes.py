@@ -83,15 +83,17 @@ def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread"
     if few[2:] != many[2:]:
         if few[2:] != (1, 1):
             raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
-        channels, (height, width) = few[1], many[2:]
-        window = Window((Axis(height), Axis(width)))
-        parameters = {"num_output": channels, "bias_term": False, **window.parameters()}
-        parameters |= {"group": channels} if channels > 1 else {}
-        ones = kernels.filled((channels, 1, height, width), 1)
-        x = net.layer("Deconvolution", [x], (*few[:2], height, width), {"convolution_param": parameters}, [ones], part)
+        x = _enlarged(net, x, many[2], many[3], part)
     if few[1] != many[1]:
         x = net.mixed(x, kernels.filled((many[1], 1), 1), part=part)
     return replace(x, view=View.of(shape))
+
+
+def _enlarged(net: Lowering, x: Value, down: int, right: int, part: str = "") -> Value:
+    """An image of whose pixels each is repeated, `down` by `right` times."""
+    channels = x.blob[1]
+    window = Window((Axis(down, down), Axis(right, right)))
+    return net.deconvolution(x, kernels.filled((channels, 1, down, right), 1), None, window, channels, part)
 
 
 def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -302,20 +304,18 @@ def _padded_channels(net: Lowering, x: Value, pad: Sequence[int]) -> Value:
 def _pixel_shuffle(net: Lowering, x: Operand, factor: int) -> Value:
     """A transposed convolution: each channel puts its pixels at one place of a square."""
     image = net.image(x)
-    outputs = net.shape[1]
-    window = Window((Axis(factor, factor),) * 2)
-    parameters = {"num_output": outputs, "bias_term": False, **window.parameters()}
-    parameters |= {"group": outputs} if outputs > 1 else {}
-    kernel = _places(image.blob[1], factor)
-    return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [kernel])
+    return net.deconvolution(image, _places(image.blob[1], factor), None, _squares(factor), net.shape[1])
 
 
 @operator("pixel_unshuffle")
 def _pixel_unshuffle(net: Lowering, x: Operand, factor: int) -> Value:
     image = net.image(x)
-    return net.convolution(
-        image, _places(net.shape[1], factor), None, Window((Axis(factor, factor),) * 2), image.blob[1]
-    )
+    return net.convolution(image, _places(net.shape[1], factor), None, _squares(factor), image.blob[1])
+
+
+def _squares(factor: int) -> Window:
+    """What cuts an image into squares."""
+    return Window((Axis(factor, factor),) * 2)
 
 
 def _places(channels: int, factor: int) -> Blob:
@@ -337,17 +337,11 @@ def _channel_shuffle(net: Lowering, x: Operand, groups: int) -> Value:
 def _upsample_nearest(net: Lowering, x: Operand, size: Any = None, *scales: Any) -> Value:
     """By a whole number, a transposed convolution repeats each pixel; else each is picked by a matrix."""
     image = net.image(x)
-    channels, (height, width), (tall, wide) = image.blob[1], image.blob[2:], net.shape[2:]
+    (height, width), (tall, wide) = image.blob[2:], net.shape[2:]
     if tall % height == 0 and wide % width == 0:
-        down, right = tall // height, wide // width
-        window = Window((Axis(down, down), Axis(right, right)))
-        parameters = {"num_output": channels, "bias_term": False, **window.parameters(), "group": channels}
-        ones = kernels.filled((channels, 1, down, right), 1)
-        return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [ones])
-    given = _scales(scales)
-    return resized(
-        net, image, *(_nearest(n, m, s) for n, m, s in zip((height, width), (tall, wide), given, strict=True))
-    )
+        return _enlarged(net, image, tall // height, wide // width)
+    lists = zip((height, width), (tall, wide), _scales(scales), strict=True)
+    return resized(net, image, *(_nearest(*axis) for axis in lists))
 
 
 @operator("upsample_bilinear2d")
