@@ -183,6 +183,14 @@ class Window:
         return parameters
 
 
+def pair(sizes: Sequence[int] | int, rank: int = 2, neutral: int = 0) -> tuple[int, int]:
+    """What torch gives for each of `rank` dimensions, or once for all, as vertical and horizontal; `neutral` for none."""
+    given = [sizes] if isinstance(sizes, int) else list(sizes)
+    given = given * rank if len(given) == 1 else given
+    first, second = [neutral] * (2 - rank) + given
+    return first, second
+
+
 ONE_PIXEL = Window((Axis(1), Axis(1)))
 
 Operator = Callable[..., Any]
@@ -218,23 +226,21 @@ class Lowering:
     Attributes
     ----------
     label : of the node whose layers are being made
-    shape : of its result, as torch says
-    shapes : of its results, where it has several
-    used : which of these are used
-    made : values that were given another shape or order before, by what they were and became
+    shapes : of its results, as torch says
+    used : which of these are used, where there are several
+    made : values that were given another shape or order before, by top, and shape or view
     """
 
     label: Label = Label("")
-    shape: Shape = ()
     shapes: tuple[Shape, ...] = ()
     used: frozenset[int] = frozenset()
     drafts: list[_Draft] = field(default_factory=list)
-    made: dict[object, Value] = field(default_factory=dict)
+    made: dict[tuple[str, Shape | View], Value] = field(default_factory=dict)
 
-    def at(self, shape: Shape) -> Lowering:
-        """For a function that makes one result, called for one of several."""
-        self.shape = shape
-        return self
+    @property
+    def shape(self) -> Shape:
+        """Of the node's first result, mostly its only one."""
+        return self.shapes[0]
 
     # Layers
 
@@ -323,10 +329,10 @@ class Lowering:
         self.made[x.top, shape] = made
         return made
 
-    def image(self, x: Operand, rank: int = 4) -> Value:
+    def image(self, x: Operand) -> Value:
         """A value whose blob has torch's own shape, which has to have four dimensions."""
         x = self.activation(x)
-        if len(x.shape) != rank:
+        if len(x.shape) != 4:
             raise UnsupportedError(f"of {len(x.shape)} dimensions: {list(x.shape)}", "batches of images have four")
         return self.reshaped(x, x.shape)
 

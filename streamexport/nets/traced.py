@@ -201,13 +201,10 @@ class _Walk:
     def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         lowering = self.lowering
         lowering.label = _label(node)
-        shapes = _shapes(node)
-        is_several = isinstance(node.meta["val"], (list, tuple))
-        lowering.shape = () if is_several else shapes[0]
-        lowering.shapes = shapes if is_several else ()
+        lowering.shapes = _shapes(node)
         lowering.used = frozenset(int(user.args[1]) for user in node.users if user.target is operator.getitem)  # type: ignore[arg-type]
         made = function(lowering, *args, **kwargs)
-        for value, shape in zip(made if is_several else [made], shapes, strict=False):
+        for value, shape in zip(made if isinstance(made, list) else [made], lowering.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
                 raise NetError(
                     f"{_place(node)}: {node.target} makes {list(value.shape)} here, {list(shape)} in torch",

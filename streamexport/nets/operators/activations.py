@@ -78,11 +78,10 @@ def _softplus(net: Lowering, x: Operand, beta: float = 1, threshold: float = 20)
     return net.power(made, scale=1 / beta)
 
 
-@operator("log_sigmoid", "log_sigmoid_forward")
-def _log_sigmoid(net: Lowering, x: Operand) -> Value | list[Value | None]:
+@operator("log_sigmoid")
+def _log_sigmoid(net: Lowering, x: Operand) -> Value:
     """-log(1 + e^-x)"""
-    made = net.power(net.pointwise("BNLL", net.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
-    return [made, None] if net.shapes else made
+    return net.power(net.pointwise("BNLL", net.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
 
 
 @operator("silu")

@@ -15,8 +15,6 @@ from ..views import View
 
 Matrix = list[list[float]]
 
-WHOLE = 2**63 - 1  # what torch writes for the end of a slice that goes on to the last
-
 
 @operator(
     "clone",
@@ -73,7 +71,7 @@ def _expand(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
 def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread") -> Value:
     """A value repeated along the dimensions in which it has a size of 1 and `shape` more: all pixels or all channels."""
     own = (1,) * (len(shape) - len(x.shape)) + x.shape
-    x = replace(x, view=_reshaped_view(net, x, own))
+    x = replace(x, view=x.view.squeezed(own))
     if own == shape:
         return x
     if not 2 <= len(shape) <= 4 or own[0] != shape[0]:
@@ -101,12 +99,6 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
     return {2: (*shape, 1, 1), 3: (*shape[:2], 1, *shape[2:]), 4: shape}[len(shape)]
 
 
-def _reshaped_view(net: Lowering, x: Value, shape: tuple[int, ...]) -> View:
-    view = x.view.reshaped(shape)
-    assert view is not None  # only sizes of 1 come and go
-    return view
-
-
 @operator("cat", "concat")
 def _cat(net: Lowering, tensors: Sequence[Operand], dim: int = 0) -> Value:
     axis = dim % len(net.shape)
@@ -126,7 +118,7 @@ def _stack(net: Lowering, tensors: Sequence[Operand], dim: int = 0) -> Value:
 
 
 @operator("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
-def _split(net: Lowering, x: Operand, *_: Any, dim: int | None = None, **__: Any) -> list[Value | None]:
+def _split(net: Lowering, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     """The sizes of the parts are what torch made of the arguments."""
     x = net.activation(x)
     shapes = net.shapes
@@ -161,7 +153,7 @@ def _slice(
 ) -> Value:
     x = net.activation(x)
     axis = dim % len(x.shape)
-    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(x.shape[axis])
+    first, last, _ = slice(start, end).indices(x.shape[axis])
     return _sliced(net, x, axis, first, last, step)
 
 
@@ -175,7 +167,8 @@ def _narrow(net: Lowering, x: Operand, dim: int, start: int, length: int) -> Val
 @operator("select")
 def _select(net: Lowering, x: Operand, dim: int, index: int) -> Value:
     x = net.activation(x)
-    axis, at = dim % len(x.shape), index % x.shape[dim % len(x.shape)]
+    axis = dim % len(x.shape)
+    at = index % x.shape[axis]
     return _dropped(_sliced(net, x, axis, at, at + 1, 1), axis)
 
 
@@ -193,7 +186,7 @@ def _slice_scatter(
     x, source = net.activation(x), net.activation(source)
     axis = dim % len(x.shape)
     size = x.shape[axis]
-    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(size)
+    first, last, _ = slice(start, end).indices(size)
     if step != 1:
         raise UnsupportedError("writes to every n-th element")
     if (first, last) == (0, size):
@@ -327,10 +320,10 @@ def _places(channels: int, factor: int) -> Blob:
 def _channel_shuffle(net: Lowering, x: Operand, groups: int) -> Value:
     image = net.image(x)
     batch, channels, height, width = image.blob
-    view = View.of(image.blob).reshaped((batch, groups, channels // groups, height, width))
-    assert view is not None
-    turned = view.permuted((0, 2, 1, 3, 4)).reshaped(net.shape)
-    return replace(image, view=turned, label=net.label)  # type: ignore[arg-type]
+    turned = View.of((batch, groups, channels // groups, height, width)).permuted((0, 2, 1, 3, 4))
+    view = turned.reshaped(net.shape)
+    assert view is not None  # whole dimensions become one
+    return replace(image, view=view, label=net.label)
 
 
 @operator("upsample_nearest2d")
