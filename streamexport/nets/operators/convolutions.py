@@ -93,8 +93,6 @@ def _addmm(net: Lowering, bias: Operand, x: Operand, weight: Operand) -> Value:
 
 @operator("mm", "matmul")
 def _matmul(net: Lowering, x: Operand, weight: Operand) -> Value:
-    if not isinstance(x, Value) or not isinstance(weight, Constant) or len(weight.shape) != 2:
-        raise UnsupportedError("multiplies matrices that both depend on the input", "Caffe multiplies by weights only")
     return _linear(net, x, _transposed(weight))
 
 

@@ -219,6 +219,10 @@ def _reduced(net: Lowering, x: Operand, dim: Sequence[int] | int | None, method:
         made = net.mixed(image, kernels.filled((1, inside), 1 / inside), part=part)
     else:
         image = net.reshaped(x, (batch, before, inside, behind))
-        window = {"pool": method, "kernel_h": inside, "kernel_w": 1, "stride_h": inside, "stride_w": 1}
-        made = net.layer("Pooling", [image], (batch, before, 1, behind), {"pooling_param": window}, part=part)
+        made = net.layer("Pooling", [image], (batch, before, 1, behind), whole_columns(method, inside), part=part)
     return replace(made, view=View.of(net.shape))
+
+
+def whole_columns(method: str, height: int) -> dict[str, Any]:
+    """Parameters of a Pooling that makes one pixel of each column of an image of this height."""
+    return {"pooling_param": {"pool": method, "kernel_h": height, "kernel_w": 1, "stride_h": height, "stride_w": 1}}
