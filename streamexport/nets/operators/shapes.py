@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import kernels
 from ..graph import Blob
-from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator
+from ..lowering import Axis, Lowering, Operand, UnsupportedError, Value, Window, operator
 from ..views import View
 
 Matrix = list[list[float]]
@@ -157,13 +157,6 @@ def _slice(
     return _sliced(net, x, axis, first, last, step)
 
 
-@operator("narrow")
-def _narrow(net: Lowering, x: Operand, dim: int, start: int, length: int) -> Value:
-    x = net.activation(x)
-    axis = dim % len(x.shape)
-    return _sliced(net, x, axis, start % x.shape[axis], start % x.shape[axis] + length, 1)
-
-
 @operator("select")
 def _select(net: Lowering, x: Operand, dim: int, index: int) -> Value:
     x = net.activation(x)
@@ -237,14 +230,13 @@ def _dropped(x: Value, axis: int) -> Value:
 @operator("pad")
 def _pad(net: Lowering, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
     if mode == "constant":
-        return _pad_with_zeros(net, x, pad, value or 0)
+        return _padded_with_zeros(net, x, pad, value or 0)
     if mode not in ("reflect", "replicate"):
         raise UnsupportedError(f"pads in mode {mode}")
     return _padded_with_pixels(net, x, pad, is_mirrored=mode == "reflect")
 
 
-@operator("constant_pad_nd")
-def _pad_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Value:
+def _padded_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float) -> Value:
     """Zeros around an image are left to the convolution that follows."""
     if value:
         raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
@@ -257,16 +249,6 @@ def _pad_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float 
         raise UnsupportedError(f"pads {list(x.shape)}", "images and sequences are padded, behind their channels")
     known = x.padding
     return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
-
-
-@operator("reflection_pad2d")
-def _pad_with_mirrored(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
-    return _padded_with_pixels(net, x, pad, is_mirrored=True)
-
-
-@operator("replication_pad2d")
-def _pad_with_repeated(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
-    return _padded_with_pixels(net, x, pad, is_mirrored=False)
 
 
 def _padded_with_pixels(net: Lowering, x: Operand, pad: Sequence[int], is_mirrored: bool) -> Value:
@@ -400,11 +382,3 @@ def _linear(size: int, wanted: int, align_corners: bool, factor: float | None) -
         row[min(first + 1, size - 1)] += share
         matrix.append(row)
     return matrix
-
-
-@operator("getitem")
-def _getitem(net: Lowering, values: Sequence[Value | Constant | None], index: int) -> Operand:
-    value = values[index]
-    if value is None:
-        raise UnsupportedError("uses an output that is not computed")
-    return value
