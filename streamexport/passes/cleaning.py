@@ -29,14 +29,8 @@ def without_identities(net: Net) -> Net:
 def without_flatten(net: Net) -> Net:
     """Without Flatten in front of InnerProduct, which flattens its bottom itself."""
     consumers = net.consumers
-    return _without(
-        net,
-        (
-            layer
-            for layer in net.layers
-            if layer.type == "Flatten" and not layer.parameters and _is_flattened(consumers.get(layer.tops[0], []))
-        ),
-    )
+    flat = (layer for layer in net.layers if layer.type == "Flatten")
+    return _without(net, (layer for layer in flat if _is_flattened(consumers.get(layer.tops[0], ()))))
 
 
 def merge_powers(net: Net) -> Net:
