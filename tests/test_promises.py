@@ -91,9 +91,9 @@ def test_rooms_import_only_whom_they_may():
     }
     package = Path(__file__).parent.parent / "streamexport"
     for room, allowed in rules.items():
-        for path in [package / room] if room.endswith(".py") else (package / room).glob("*.py"):
+        for path in [package / room] if room.endswith(".py") else (package / room).rglob("*.py"):
             text = path.read_text()
-            parent = "." if path.parent == package else ".."
+            parent = "." * len(path.relative_to(package).parts)
             found = set(re.findall(rf"^ *from {re.escape(parent)}(\w+)", text, re.M))
             assert found <= allowed, (path, found - allowed)
 

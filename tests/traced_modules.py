@@ -183,6 +183,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "transposed, dilated": transposed((2, 3), stride=(2, 3), dilation=2, output_padding=(0, 1), bias=False),
     "sequence": Sequence,
     "linear over the last dimension": fn(lambda x: F.linear(x, torch.ones(5, 12), torch.ones(5)).relu()),
+    "product with a matrix": fn(lambda x: (x @ torch.ones(12, 5)).relu()),
     "head": Head,
     # normalization
     "batch norm first": lambda: nn.Sequential(nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 4, 1)),
@@ -208,6 +209,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "adaptive average": module(lambda: nn.AdaptiveAvgPool2d((3, 4))),
     "adaptive average, uneven": module(lambda: nn.AdaptiveAvgPool2d((4, 5))),
     "adaptive average, larger": module(lambda: nn.AdaptiveAvgPool2d((9, 14))),
+    "adaptive average of a sequence": lambda: nn.Sequential(nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(4)),
+    "max pool, indices unused": fn(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
     "adaptive max": module(lambda: nn.AdaptiveMaxPool2d(1)),
     "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
     "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
@@ -247,6 +250,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
     # shapes
     "shuffle": Shuffle,
+    "channel shuffle": fn(lambda x: F.channel_shuffle(torch.cat((x, x.relu()), 1), 2)),
     "pixel shuffle": fn(lambda x: F.pixel_shuffle(torch.cat((x, x.relu()), 1), 2)),
     "pixel unshuffle": fn(lambda x: F.pixel_unshuffle(x[:, :, :8], 2)),
     "channels cut": fn(_cut_channels),
@@ -267,7 +271,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "in place": Inplace,
     "several outputs": Several,
 }
-SHAPES = {"sequence": (1, 4, 15), "shuffle": (1, 6, 5, 7), "pixel unshuffle": (1, 4, 10, 12)}
+SHAPES = {
+    "sequence": (1, 4, 15),
+    "adaptive average of a sequence": (1, 4, 15),
+    "shuffle": (1, 6, 5, 7),
+    "pixel unshuffle": (1, 4, 10, 12),
+}
 
 
 def shape(name: str) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""Which Caffe layers a checkpoint's tensors become: one file per family of nets, and the choice among them."""
+"""Which Caffe layers a checkpoint's tensors become: those of a built-in net, one file per family; or those of a PyTorch
+module, traced. `bind` chooses among them."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def bind(
     Parameters
     ----------
     tensors : the state dict
-    name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.build`
+    name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
     input_shape : batch, channels, height, width; by default 1, as the weights say (3 for a module), 224, 224
     arguments : for what builds a module, JSON
 

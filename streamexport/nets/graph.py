@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -122,6 +122,15 @@ class Net:
 
     def with_layers(self, layers: tuple[Layer, ...]) -> Net:
         return replace(self, layers=layers)
+
+    @property
+    def consumers(self) -> Mapping[str, Sequence[Layer]]:
+        """Who takes each top, as often as it does; nothing for tops that nobody takes."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            for bottom in layer.bottoms:
+                found.setdefault(bottom, []).append(layer)
+        return found
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -132,7 +132,12 @@ class Axis:
         return self.dilation * (self.kernel - 1) + 1
 
     def convolved(self, size: int) -> int:
+        """Positions of the kernel along `size` pixels."""
         return (size + self.low + self.high - self.extent) // self.stride + 1
+
+    def transposed(self, size: int) -> int:
+        """Pixels that kernels at `size` positions reach."""
+        return self.stride * (size - 1) + self.extent - self.low - self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,14 @@ class Window:
         return parameters
 
 
+def pair(sizes: Sequence[int] | int, rank: int = 2, neutral: int = 0) -> tuple[int, int]:
+    """What torch gives for each of `rank` dimensions, or once for all, as vertical and horizontal; `neutral` for none."""
+    given = [sizes] if isinstance(sizes, int) else list(sizes)
+    given = given * rank if len(given) == 1 else given
+    first, second = [neutral] * (2 - rank) + given
+    return first, second
+
+
 ONE_PIXEL = Window((Axis(1), Axis(1)))
 
 Operator = Callable[..., Any]
@@ -213,23 +226,21 @@ class Lowering:
     Attributes
     ----------
     label : of the node whose layers are being made
-    shape : of its result, as torch says
-    shapes : of its results, where it has several
-    used : which of these are used
-    made : values that were given another shape or order before, by what they were and became
+    shapes : of its results, as torch says
+    used : which of these are used, where there are several
+    made : values that were given another shape or order before, by top, and shape or view
     """
 
     label: Label = Label("")
-    shape: Shape = ()
     shapes: tuple[Shape, ...] = ()
     used: frozenset[int] = frozenset()
     drafts: list[_Draft] = field(default_factory=list)
-    made: dict[object, Value] = field(default_factory=dict)
+    made: dict[tuple[str, Shape | View], Value] = field(default_factory=dict)
 
-    def at(self, shape: Shape) -> Lowering:
-        """For a function that makes one result, called for one of several."""
-        self.shape = shape
-        return self
+    @property
+    def shape(self) -> Shape:
+        """Of the node's first result, mostly its only one."""
+        return self.shapes[0]
 
     # Layers
 
@@ -318,10 +329,10 @@ class Lowering:
         self.made[x.top, shape] = made
         return made
 
-    def image(self, x: Operand, rank: int = 4) -> Value:
+    def image(self, x: Operand) -> Value:
         """A value whose blob has torch's own shape, which has to have four dimensions."""
         x = self.activation(x)
-        if len(x.shape) != rank:
+        if len(x.shape) != 4:
             raise UnsupportedError(f"of {len(x.shape)} dimensions: {list(x.shape)}", "batches of images have four")
         return self.reshaped(x, x.shape)
 
@@ -341,18 +352,31 @@ class Lowering:
         """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
         window, weight = window.symmetric(weight)
         batch, _, *size = x.blob
-        outputs = weight.shape[0]
-        shape = (batch, outputs, *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
+        shape = (batch, weight.shape[0], *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
         if min(shape) < 1:
             raise UnsupportedError(f"leaves nothing of an image of {size}")
+        return self._convolution("Convolution", x, shape, weight, bias, window, groups, part)
+
+    def deconvolution(
+        self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
+    ) -> Value:
+        """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
+        batch, _, *size = x.blob
+        sizes = (axis.transposed(n) for axis, n in zip(window.axes, size, strict=True))
+        shape = (batch, weight.shape[1] * groups, *sizes)
+        return self._convolution("Deconvolution", x, shape, weight, bias, window, groups, part)
+
+    def _convolution(
+        self, kind: str, x: Value, shape: Shape, weight: Blob, bias: Blob | None, window: Window, groups: int, part: str
+    ) -> Value:
         parameters = {
-            "num_output": outputs,
+            "num_output": shape[1],
             **({"bias_term": False} if bias is None else {}),
             **window.parameters(),
             **({"group": groups} if groups > 1 else {}),
         }
         blobs = (weight,) if bias is None else (weight, bias)
-        return self.layer("Convolution", [x], shape, {"convolution_param": parameters}, blobs, part)
+        return self.layer(kind, [x], shape, {"convolution_param": parameters}, blobs, part)
 
     def mixed(self, x: Value, weight: Blob, bias: Blob | None = None, part: str = "") -> Value:
         """A 1x1 convolution: every pixel's channels multiplied by a matrix."""

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def bind(tensors: Mapping[str, Tensor], net: str, arguments: str | None, input_s
 
     Parameters
     ----------
-    net, arguments : what builds the module, see `modules.build`
+    tensors : the state dict
+    net, arguments : what builds the module, see `modules.find`
     input_shape : of its only input
 
     Raises
@@ -180,8 +182,8 @@ class _Walk:
         if "val" not in node.meta:  # an assertion about the input, which the shape has met
             return None
         if node.target is operator.getitem:
-            results, index = node.args
-            made = self.results[results][index]  # type: ignore[index]
+            results, index = _resolved(node.args, self.results)
+            made = results[index]
             if isinstance(made, Value):
                 self.mark(node, made)
             return made
@@ -201,13 +203,11 @@ class _Walk:
     def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         lowering = self.lowering
         lowering.label = _label(node)
-        shapes = _shapes(node)
-        is_several = isinstance(node.meta["val"], (list, tuple))
-        lowering.shape = () if is_several else shapes[0]
-        lowering.shapes = shapes if is_several else ()
-        lowering.used = frozenset(int(user.args[1]) for user in node.users if user.target is operator.getitem)  # type: ignore[arg-type]
+        lowering.shapes = _shapes(node)
+        taken = (user.args[1] for user in node.users if user.target is operator.getitem)
+        lowering.used = frozenset(index for index in taken if isinstance(index, int))
         made = function(lowering, *args, **kwargs)
-        for value, shape in zip(made if is_several else [made], shapes, strict=False):
+        for value, shape in zip(made if isinstance(made, list) else [made], lowering.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
                 raise NetError(
                     f"{_place(node)}: {node.target} makes {list(value.shape)} here, {list(shape)} in torch",
@@ -224,8 +224,8 @@ class _Walk:
 
     def outputs(self, node: Node) -> list[Value]:
         made = []
-        for result in node.args[0]:  # type: ignore[union-attr]
-            value = self.results.get(result)  # type: ignore[arg-type]
+        (results,) = _resolved(node.args, self.results)
+        for value in results:
             try:
                 if not isinstance(value, Value):
                     raise UnsupportedError("is a constant, not computed from the input")
@@ -253,10 +253,8 @@ def _computed(node: Node, args: Any, kwargs: Any) -> Any:
         return node.target(*values[0], **values[1])  # type: ignore[operator]
 
     if isinstance(node.meta["val"], (list, tuple)):
-        return [
-            Constant(shape, origin, None, lambda index=index: compute()[index])  # type: ignore[misc]
-            for index, shape in enumerate(_shapes(node))
-        ]
+        each = enumerate(_shapes(node))
+        return [Constant(shape, origin, None, partial(lambda index: compute()[index], index)) for index, shape in each]
     (shape,) = _shapes(node)
     return Constant(shape, origin, None, compute)
 
@@ -274,10 +272,10 @@ def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
     return function(tree)
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def _leaves(tree: Any) -> list[Any]:
     found: list[Any] = []
     _mapped(tree, found.append)
-    return iter(found)
+    return found
 
 
 def _resolved(tree: Any, results: Mapping[Node, Any]) -> Any:

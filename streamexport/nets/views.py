@@ -81,6 +81,12 @@ class View:
         numbered = tuple(tuple(starts[atom] + part for atom, part in dim) for dim in dims)
         return View(tuple(size for sizes in parts for size in sizes), numbered)._joined()
 
+    def squeezed(self, shape: Shape) -> View:
+        """The same in a shape that differs by dimensions of size 1 alone: they come and go."""
+        view = self.reshaped(shape)
+        assert view is not None
+        return view
+
     def resized(self, dim: int, size: int) -> View:
         """The view in which one dimension, a single atom or of size 1 in a blob that has it so, has another size."""
         (atom,) = self.dims[dim]

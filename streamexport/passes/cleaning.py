@@ -28,20 +28,14 @@ def without_identities(net: Net) -> Net:
 
 def without_flatten(net: Net) -> Net:
     """Without Flatten in front of InnerProduct, which flattens its bottom itself."""
-    consumers = _consumers(net)
-    return _without(
-        net,
-        (
-            layer
-            for layer in net.layers
-            if layer.type == "Flatten" and not layer.parameters and _is_flattened(consumers.get(layer.tops[0], []))
-        ),
-    )
+    consumers = net.consumers
+    flat = (layer for layer in net.layers if layer.type == "Flatten")
+    return _without(net, (layer for layer in flat if _is_flattened(consumers.get(layer.tops[0], ()))))
 
 
 def merge_powers(net: Net) -> Net:
     """Power behind Power as one: (t + s x) ** p with x = b + a y is ((t + s b) + s a y) ** p."""
-    consumers = _consumers(net)
+    consumers = net.consumers
     merged: dict[str, Layer] = {}  # by top, what stands for it by now
     layers: list[Layer] = []
     for layer in net.layers:
@@ -61,7 +55,7 @@ def merge_powers(net: Net) -> Net:
 
 
 def without_dead(net: Net) -> Net:
-    """Without layers that no output depends on."""
+    """Without layers that no output depends on; inputs stay, since who runs the net fills them."""
     needed, kept = set(net.outputs), []
     for layer in reversed(net.layers):
         if layer.type == "Input" or needed.intersection(layer.tops):
@@ -72,7 +66,7 @@ def without_dead(net: Net) -> Net:
 
 def write_in_place(net: Net) -> Net:
     """Layers that may, write over their bottom, where nobody else takes it: activations then take less memory."""
-    consumers = _consumers(net)
+    consumers = net.consumers
     makers = {top: layer for layer in net.layers for top in layer.tops}
     renamed: dict[str, str] = {}
     layers = []
@@ -101,15 +95,6 @@ def _without(net: Net, dropped: Iterable[Layer]) -> Net:
         else:
             layers.append(layer)
     return net.with_layers(tuple(layers))
-
-
-def _consumers(net: Net) -> Mapping[str, list[Layer]]:
-    """Who takes each top, as often as it does."""
-    found: dict[str, list[Layer]] = {}
-    for layer in net.layers:
-        for bottom in layer.bottoms:
-            found.setdefault(bottom, []).append(layer)
-    return found
 
 
 def _is_flattened(consumers: Sequence[Layer]) -> bool:

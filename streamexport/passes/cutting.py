@@ -7,7 +7,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 
 from ..errors import NetError
-from ..nets.graph import Layer, Net
+from ..nets.graph import Net
+from .cleaning import without_dead
 
 
 def cut(net: Net, end: str) -> Net:
@@ -20,13 +21,10 @@ def cut(net: Net, end: str) -> Net:
         near = get_close_matches(end, [*dict.fromkeys(_modules(net))], 3)
         advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {net.layers[-1].name}"
         raise NetError(f"there is no layer {end!r} to end with", advice=advice)
-    kept: list[Layer] = []
-    needed = set(net.layers[inside[-1]].tops)
-    for layer in reversed(net.layers[: inside[-1] + 1]):
-        if needed.intersection(layer.tops):
-            kept.append(layer)
-            needed.update(layer.bottoms)
-    return replace(net, layers=tuple(reversed(kept)), outputs=net.outputs and net.layers[inside[-1]].tops)
+    last = inside[-1]
+    tops = net.layers[last].tops
+    needed = without_dead(replace(net, layers=net.layers[: last + 1], outputs=tops))
+    return replace(needed, outputs=net.outputs and tops)
 
 
 def _modules(net: Net) -> Iterator[str]:

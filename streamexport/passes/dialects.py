@@ -64,10 +64,7 @@ def keep_apart(net: Net, dialect: str) -> Net:
     """
     if dialect == "bvlc":
         return net
-    consumers: dict[str, list[Layer]] = {}
-    for layer in net.layers:
-        for bottom in layer.bottoms:
-            consumers.setdefault(bottom, []).append(layer)
+    consumers = net.consumers
 
     def kept(layer: Layer) -> Layer:
         power = layer.parameters.get("power_param", {})

@@ -37,10 +37,7 @@ AHEAD = 1024
 
 def fold_batchnorm(net: Net) -> Net:
     """The net without the BatchNorm, and Scale behind it, that follow convolutions and inner products."""
-    consumers: dict[str, list[Layer]] = {}
-    for layer in net.layers:
-        for bottom in layer.bottoms:
-            consumers.setdefault(bottom, []).append(layer)
+    consumers = net.consumers
 
     def follower(layer: Layer, kind: str) -> Layer | None:
         """The layer of that type that alone takes what `layer` makes."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
+from dataclasses import replace
+from math import inf, pi, prod
 from typing import Any
 
 from .. import kernels
-from ..graph import Blob
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from .poolings import whole_columns
 
 GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
 """x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
@@ -28,12 +29,13 @@ def _leaky_relu(net: Lowering, x: Operand, slope: float = 0.01) -> Value:
 def _prelu(net: Lowering, x: Operand, slope: Operand) -> Value:
     """A slope for each channel. One for all is repeated: OpenCV does not know Caffe's way of saying so."""
     x = net.activation(x)
-    if not isinstance(slope, Constant):
-        raise UnsupportedError("takes as a weight what depends on the input")
     x = net.reshaped(x, x.shape)
     channels = x.shape[1]
-    blob = kernels.filled((channels,), slope.number()) if slope.count == 1 else net.blob(slope, (channels,))
-    return net.layer("PReLU", [x], x.shape, blobs=[Blob(blob.shape, blob.values, blob.dtype, slope.origin)])
+    if isinstance(slope, Constant) and slope.count == 1:
+        blob = replace(kernels.filled((channels,), slope.number()), origin=slope.origin)
+    else:
+        blob = net.blob(slope, (channels,))
+    return net.layer("PReLU", [x], x.shape, blobs=[blob])
 
 
 @operator("elu")
@@ -78,11 +80,10 @@ def _softplus(net: Lowering, x: Operand, beta: float = 1, threshold: float = 20)
     return net.power(made, scale=1 / beta)
 
 
-@operator("log_sigmoid", "log_sigmoid_forward")
-def _log_sigmoid(net: Lowering, x: Operand) -> Value | list[Value | None]:
+@operator("log_sigmoid")
+def _log_sigmoid(net: Lowering, x: Operand) -> Value:
     """-log(1 + e^-x)"""
-    made = net.power(net.pointwise("BNLL", net.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
-    return [made, None] if net.shapes else made
+    return net.power(net.pointwise("BNLL", net.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
 
 
 @operator("silu")
@@ -102,7 +103,7 @@ def _gelu(net: Lowering, x: Operand, approximate: str = "none") -> Value:
     x = net.activation(x)
     square = net.power(x, power=2, part="square")
     if approximate == "tanh":  # tanh(z) = 2 sigmoid(2 z) - 1, with z = sqrt(2 / pi) (x + 0.044715 x^3)
-        outer = 2 * (2 / 3.141592653589793) ** 0.5
+        outer = 2 * (2 / pi) ** 0.5
         coefficients: tuple[float, ...] = (outer, outer * 0.044715)
     else:
         coefficients = GELU
@@ -191,13 +192,9 @@ def _log_softmax(net: Lowering, x: Operand, dim: int, *_: Any, **__: Any) -> Val
     axis, shape = dim % len(x.shape), x.shape
     if axis != 1:
         raise UnsupportedError(f"over dimension {axis}", "over channels it can be expressed")
-    batch, channels = shape[:2]
-    rest = 1
-    for size in shape[2:]:
-        rest *= size
+    batch, channels, rest = *shape[:2], prod(shape[2:])
     image = net.reshaped(x, (batch, 1, channels, rest), "image")
-    window = {"pool": "MAX", "kernel_h": channels, "kernel_w": 1, "stride_h": channels, "stride_w": 1}
-    largest = net.layer("Pooling", [image], (batch, 1, 1, rest), {"pooling_param": window}, part="max")
+    largest = net.layer("Pooling", [image], (batch, 1, 1, rest), whole_columns("MAX", channels), part="max")
     columns = net.reshaped(x, (batch, channels, 1, rest), "columns")
     ones = kernels.filled((channels, 1), 1)
     z = net.eltwise("SUM", columns, net.mixed(largest, ones, part="max_spread"), (1.0, -1.0), "centred")

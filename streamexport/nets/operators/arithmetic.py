@@ -25,7 +25,7 @@ def _add(net: Lowering, x: Operand, y: Operand, alpha: float = 1) -> Value:
     if isinstance(x, Value) and isinstance(y, Value):
         return _combined(net, "SUM", x, y, (1.0, float(alpha)) if alpha != 1 else ())
     if not isinstance(x, Value):
-        x, y, alpha = net.power(y, scale=alpha, part="in") if alpha != 1 else _value(y), x, 1
+        x, y, alpha = net.power(y, scale=alpha, part="in") if alpha != 1 else net.activation(y), x, 1
     if isinstance(y, Constant):
         return _affine(net, x, _computed(y, lambda values: values * alpha) if alpha != 1 else y, is_weight=False)
     return net.power(x, shift=alpha * _number(y))
@@ -46,9 +46,9 @@ def _mul(net: Lowering, x: Operand, y: Operand) -> Value:
     x, y = _numbers(x, y)
     if not isinstance(x, Value):
         x, y = y, x
-    x = _value(x)
+    x = net.activation(x)
     if isinstance(y, Value):
-        return _multiplied(net, x, y)
+        return _multiplied(net, x, net.activation(y))
     if isinstance(y, Constant):
         return _affine(net, x, y, is_weight=True)
     return net.power(x, scale=_number(y))
@@ -137,12 +137,6 @@ def _number(x: Operand) -> float:
     return float(x)
 
 
-def _value(x: Operand) -> Value:
-    if not isinstance(x, Value):
-        raise UnsupportedError("takes a constant where only activations can be")
-    return x
-
-
 def _computed(constant: Constant, function: Callable[[torch.Tensor], Any]) -> Constant:
     return Constant(constant.shape, constant.origin, None, lambda: function(constant.value()))
 
@@ -157,7 +151,7 @@ def _combined(
 
 
 def _multiplied(net: Lowering, x: Value, y: Value) -> Value:
-    x, y = net.activation(x), net.activation(y)
+    """Two values, the smaller one repeated: a Scale where it covers the first dimensions of the larger."""
     if x.shape == y.shape:
         return net.eltwise("PROD", x, y)
     if x.shape != net.shape:

@@ -8,7 +8,7 @@ from math import prod
 
 from ..graph import Blob, computed
 from ..kernels import Embedded
-from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator
+from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator, pair
 from ..views import View
 
 
@@ -27,7 +27,7 @@ def _conv(
     rank = len(net.shape) - 2
     image, before = _image(net, x, rank)
     kernel = _blob(net, weight, rank)
-    steps = (_pair(stride, rank, 1), _pair(dilation, rank, 1))
+    steps = (pair(stride, rank, 1), pair(dilation, rank, 1))
     lows, highs = _padding(padding, kernel.shape[2:], steps[1], rank)
     axes = [
         Axis(size, step, low + pad[0], high + pad[1], reach)
@@ -56,28 +56,17 @@ def _conv_transpose(
     if any(map(any, before)):
         image = net.activation(x)
     kernel = _blob(net, weight, rank)
-    added, reaches = _pair(output_padding, rank, 0), _pair(dilation, rank, 1)
+    added, reaches = pair(output_padding, rank, 0), pair(dilation, rank, 1)
     axes, rooms = [], []
     for size, step, pad, more, reach in zip(
-        kernel.shape[2:], _pair(stride, rank, 1), _pair(padding, rank, 0), added, reaches, strict=True
+        kernel.shape[2:], pair(stride, rank, 1), pair(padding, rank, 0), added, reaches, strict=True
     ):
         rooms.append(reach * (size - 1) + 1 + more)
         axes.append(Axis(rooms[-1], step, pad, pad))
     if tuple(rooms) != kernel.shape[2:]:
         values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0, 0), reaches)
         kernel = replace(kernel, shape=(*kernel.shape[:2], *rooms), values=values)
-    window, held = Window((axes[0], axes[1])), _bias(net, bias)
-    outputs = kernel.shape[1] * groups
-    sizes = (a.stride * (n - 1) + a.kernel - 2 * a.low for a, n in zip(axes, image.blob[2:], strict=True))
-    parameters = {
-        "num_output": outputs,
-        **({"bias_term": False} if held is None else {}),
-        **window.parameters(),
-        **({"group": groups} if groups > 1 else {}),
-    }
-    blobs = (kernel,) if held is None else (kernel, held)
-    shape = (image.blob[0], outputs, *sizes)
-    made = net.layer("Deconvolution", [image], shape, {"convolution_param": parameters}, blobs)
+    made = net.deconvolution(image, kernel, _bias(net, bias), Window((axes[0], axes[1])), groups)
     return replace(made, view=View.of(net.shape))
 
 
@@ -104,8 +93,6 @@ def _addmm(net: Lowering, bias: Operand, x: Operand, weight: Operand) -> Value:
 
 @operator("mm", "matmul")
 def _matmul(net: Lowering, x: Operand, weight: Operand) -> Value:
-    if not isinstance(x, Value) or not isinstance(weight, Constant) or len(weight.shape) != 2:
-        raise UnsupportedError("multiplies matrices that both depend on the input", "Caffe multiplies by weights only")
     return _linear(net, x, _transposed(weight))
 
 
@@ -161,20 +148,12 @@ def _bias(net: Lowering, bias: Operand | None) -> Blob | None:
     return None if bias is None else net.blob(bias)
 
 
-def _pair(sizes: Sequence[int] | int, rank: int, neutral: int) -> tuple[int, int]:
-    """Vertical and horizontal."""
-    given = [sizes] if isinstance(sizes, int) else list(sizes)
-    given = given * rank if len(given) == 1 else given
-    first, second = [neutral] * (2 - rank) + given
-    return first, second
-
-
 def _padding(
     padding: Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int], rank: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros before and behind, by axis. "same" puts the odd one behind."""
     if not isinstance(padding, str):
-        return (_pair(padding, rank, 0),) * 2
+        return (pair(padding, rank, 0),) * 2
     total = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
     lows, highs = ([t // 2 for t in total], [t - t // 2 for t in total])
     return (lows[0], lows[1]), (highs[0], highs[1])

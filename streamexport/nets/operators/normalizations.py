@@ -20,7 +20,7 @@ ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe div
 
 
 @operator("_native_batch_norm_legit_no_training")
-def _batch_norm_stored(
+def _batch_norm(
     net: Lowering,
     x: Operand,
     weight: Operand | None,
@@ -30,37 +30,7 @@ def _batch_norm_stored(
     _: float,
     eps: float,
 ) -> list[Value | None]:
-    x = net.activation(x)
-    if len(x.shape) == 3:  # OpenCV takes two dimensions, or four
-        batch, channels, length = x.shape
-        image = net.reshaped(x, (batch, channels, 1, length), "image")
-    else:
-        image = net.reshaped(x, x.shape)
-    parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
-    blobs = (net.blob(mean), net.blob(variance), ONE)
-    made = net.layer("BatchNorm", [image], image.blob, parameters, blobs)
-    made = affine(net, made, weight, bias, 1, "scale")
-    return [replace(made, view=View.of(x.shape)), None, None]
-
-
-@operator("batch_norm")
-def _batch_norm(
-    net: Lowering,
-    x: Operand,
-    weight: Operand | None,
-    bias: Operand | None,
-    mean: Operand | None,
-    variance: Operand | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *_: Any,
-) -> Value:
-    if training or mean is None or variance is None:
-        return _instance_norm(net, x, weight, bias, None, None, True, momentum, eps)
-    (made, *_rest) = _batch_norm_stored(net, x, weight, bias, mean, variance, momentum, eps)
-    assert made is not None
-    return made
+    return [_stored(net, x, weight, bias, mean, variance, eps), None, None]
 
 
 @operator("_native_batch_norm_legit", "_native_batch_norm_legit_functional")
@@ -69,15 +39,11 @@ def _batch_norm_of_the_batch(
 ) -> list[Value | None]:
     """Statistics of the batch itself: for a batch of one they are those of each image's channels."""
     *_, training, _momentum, eps = rest
-    x = net.activation(x)
-    if x.shape[0] != 1 or not training:
+    if net.shape[0] != 1 or not training:
         raise UnsupportedError(
             "normalizes with the statistics of the batch", "call eval() on it, with tracked statistics"
         )
-    batch, channels, *size = x.shape
-    made = standardised(net, x, (batch, channels, prod(size), 1), eps)
-    made = affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
-    return [made, None, None]
+    return [_own(net, x, net.shape[1], weight, bias, eps), None, None]
 
 
 @operator("instance_norm")
@@ -93,14 +59,9 @@ def _instance_norm(
     eps: float,
     *_: Any,
 ) -> Value:
-    if not use_input_stats:
-        (stored, *_rest) = _batch_norm_stored(net, x, weight, bias, mean, variance, momentum, eps)  # type: ignore[arg-type]
-        assert stored is not None
-        return stored
-    x = net.activation(x)
-    batch, channels, *size = x.shape
-    made = standardised(net, x, (batch, channels, prod(size), 1), eps)
-    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
+    if use_input_stats or mean is None or variance is None:
+        return _own(net, x, net.shape[1], weight, bias, eps)
+    return _stored(net, x, weight, bias, mean, variance, eps)
 
 
 @operator("group_norm")
@@ -113,25 +74,7 @@ def _group_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    x = net.activation(x)
-    batch, *rest = x.shape
-    made = standardised(net, x, (batch, groups, prod(rest) // groups, 1), eps)
-    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
-
-
-@operator("native_group_norm")
-def _native_group_norm(
-    net: Lowering,
-    x: Operand,
-    weight: Operand | None,
-    bias: Operand | None,
-    n: int,
-    c: int,
-    hw: int,
-    groups: int,
-    eps: float,
-) -> list[Value | None]:
-    return [_group_norm(net, x, groups, weight, bias, eps), None, None]
+    return _own(net, x, groups, weight, bias, eps)
 
 
 @operator("layer_norm")
@@ -156,11 +99,34 @@ def _layer_norm(
     return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, axis, "scale")
 
 
-@operator("native_layer_norm")
-def _native_layer_norm(
-    net: Lowering, x: Operand, normalized: Sequence[int], weight: Operand | None, bias: Operand | None, eps: float
-) -> list[Value | None]:
-    return [_layer_norm(net, x, normalized, weight, bias, eps), None, None]
+def _stored(
+    net: Lowering,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    mean: Operand,
+    variance: Operand,
+    eps: float,
+) -> Value:
+    """Normalization of channels by statistics that the checkpoint holds."""
+    x = net.activation(x)
+    if len(x.shape) == 3:  # OpenCV takes two dimensions, or four
+        batch, channels, length = x.shape
+        image = net.reshaped(x, (batch, channels, 1, length), "image")
+    else:
+        image = net.reshaped(x, x.shape)
+    parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
+    blobs = (net.blob(mean), net.blob(variance), ONE)
+    made = net.layer("BatchNorm", [image], image.blob, parameters, blobs)
+    return replace(affine(net, made, weight, bias, 1, "scale"), view=View.of(x.shape))
+
+
+def _own(net: Lowering, x: Operand, groups: int, weight: Operand | None, bias: Operand | None, eps: float) -> Value:
+    """Normalization of each group of an image's channels by its own statistics."""
+    x = net.activation(x)
+    batch, *rest = x.shape
+    made = standardised(net, x, (batch, groups, prod(rest) // groups, 1), eps)
+    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
 
 
 def affine(net: Lowering, x: Value, weight: Operand | None, bias: Operand | None, axis: int, part: str = "") -> Value:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from .. import kernels
-from ..lowering import Lowering, Operand, UnsupportedError, Value, operator
+from ..lowering import Lowering, Operand, Shape, UnsupportedError, Value, operator, pair
 from ..views import View
 from .shapes import Matrix, resized
 
@@ -31,14 +31,14 @@ def _max_pool(
 ) -> Value:
     if set(dilation) != {1}:
         raise UnsupportedError("pools with dilation")
-    return _pool(net, net.image(x), "MAX", _two(kernel), _two(stride or kernel), _two(padding), ceil_mode)
+    return _pool(net, net.image(x), net.shape, "MAX", pair(kernel), pair(stride or kernel), pair(padding), ceil_mode)
 
 
 @operator("max_pool2d_with_indices")
 def _max_pool_with_indices(net: Lowering, x: Operand, *arguments: Any, **keywords: Any) -> list[Value | None]:
     if 1 in net.used:
         raise UnsupportedError("uses the indices of what it pools")
-    return [_max_pool(net.at(net.shapes[0]), x, *arguments, **keywords), None]
+    return [_max_pool(net, x, *arguments, **keywords), None]
 
 
 @operator("avg_pool2d")
@@ -52,13 +52,13 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    image, window = net.image(x), (_two(kernel), _two(stride or kernel), _two(padding))
+    image, window = net.image(x), (pair(kernel), pair(stride or kernel), pair(padding))
     if divisor_override is not None:
         raise UnsupportedError("divides by another number than the window's")
     if any(window[2]) and not count_include_pad:
         lists = zip(image.blob[2:], net.shape[2:], *window, strict=True)
         return resized(net, image, *(_averages(*axis) for axis in lists))
-    return _pool(net, image, "AVE", *window, ceil_mode)
+    return _pool(net, image, net.shape, "AVE", *window, ceil_mode)
 
 
 @operator("max_pool1d", "avg_pool1d")
@@ -69,15 +69,16 @@ def _pool1d(net: Lowering, x: Operand, *_: Any, **__: Any) -> Value:
 def _pool(
     net: Lowering,
     x: Value,
+    shape: Shape,
     method: str,
     kernel: tuple[int, int],
     stride: tuple[int, int],
     pad: tuple[int, int],
     ceil_mode: bool,
 ) -> Value:
-    size = x.blob[2:]
-    if not ceil_mode and net.shape[2:] == (1, 1) and kernel == size and not any(pad):
-        return net.layer("Pooling", [x], net.shape, {"pooling_param": GLOBAL[method]})
+    """A pooling of an image to this shape: MAX or AVE."""
+    if not ceil_mode and shape[2:] == (1, 1) and kernel == x.blob[2:] and not any(pad):
+        return net.layer("Pooling", [x], shape, {"pooling_param": GLOBAL[method]})
     pairs = (("kernel", "kernel_size", kernel), ("stride", "stride", stride), ("pad", "pad", pad))
     is_square = all(first == second for _, _, (first, second) in pairs)
     parameters: dict[str, Any] = {"pool": method}
@@ -89,13 +90,7 @@ def _pool(
         parameters["round_mode"] = "FLOOR"
     elif ceil_mode and any(s > k for s, k in zip(stride, kernel, strict=True)):
         raise UnsupportedError("rounds up sizes of windows that leave gaps")
-    return net.layer("Pooling", [x], net.shape, {"pooling_param": parameters})
-
-
-def _two(sizes: Sequence[int] | int) -> tuple[int, int]:
-    given = (sizes,) if isinstance(sizes, int) else tuple(sizes)
-    first, second = given * 2 if len(given) == 1 else given
-    return first, second
+    return net.layer("Pooling", [x], shape, {"pooling_param": parameters})
 
 
 def _averages(size: int, pooled: int, kernel: int, stride: int, pad: int) -> Matrix:
@@ -106,16 +101,28 @@ def _averages(size: int, pooled: int, kernel: int, stride: int, pad: int) -> Mat
 
 @operator("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 def _adaptive_avg_pool(net: Lowering, x: Operand, size: Sequence[int]) -> Value:
+    return _averaged(net, net.image(x), net.shape)
+
+
+@operator("adaptive_avg_pool1d")
+def _adaptive_avg_pool1d(net: Lowering, x: Operand, size: Sequence[int]) -> Value:
+    x = net.activation(x)
+    batch, channels, length = x.shape
+    image = net.reshaped(x, (batch, channels, 1, length))
+    made = _averaged(net, image, (batch, channels, 1, *size))
+    return replace(made, view=View.of(net.shape))
+
+
+def _averaged(net: Lowering, image: Value, shape: Shape) -> Value:
     """Windows of equal size where they divide the image; else means of theirs, as matrices."""
-    image = net.image(x)
-    given, wanted = image.blob[2:], net.shape[2:]
+    given, wanted = image.blob[2:], shape[2:]
     if given == wanted:
         return image
     if wanted == (1, 1):
-        return net.layer("Pooling", [image], net.shape, {"pooling_param": GLOBAL["AVE"]})
+        return net.layer("Pooling", [image], shape, {"pooling_param": GLOBAL["AVE"]})
     if all(n % m == 0 for n, m in zip(given, wanted, strict=True)):
         step = (given[0] // wanted[0], given[1] // wanted[1])
-        return _pool(net, image, "AVE", step, step, (0, 0), ceil_mode=True)
+        return _pool(net, image, shape, "AVE", step, step, (0, 0), ceil_mode=True)
     return resized(net, image, *(_adapted(n, m) for n, m in zip(given, wanted, strict=True)))
 
 
@@ -130,7 +137,7 @@ def _adapted(size: int, pooled: int) -> Matrix | None:
 def _adaptive_max_pool(net: Lowering, x: Operand, size: Sequence[int]) -> list[Value | None]:
     if 1 in net.used:
         raise UnsupportedError("uses the indices of what it pools")
-    image, wanted = net.image(x), net.shapes[0]
+    image, wanted = net.image(x), net.shape
     if image.blob == wanted:
         return [image, None]
     if wanted[2:] == (1, 1):
@@ -138,16 +145,7 @@ def _adaptive_max_pool(net: Lowering, x: Operand, size: Sequence[int]) -> list[V
     if any(n % m for n, m in zip(image.blob[2:], wanted[2:], strict=True)):
         raise UnsupportedError(f"pools {list(image.blob[2:])} to {list(wanted[2:])}, windows of several sizes")
     step = (image.blob[2] // wanted[2], image.blob[3] // wanted[3])
-    return [_pool(net.at(wanted), image, "MAX", step, step, (0, 0), ceil_mode=True), None]
-
-
-@operator("adaptive_avg_pool1d")
-def _adaptive_avg_pool1d(net: Lowering, x: Operand, size: Sequence[int]) -> Value:
-    x = net.activation(x)
-    batch, channels, length = x.shape
-    image = net.reshaped(x, (batch, channels, 1, length))
-    made = _adaptive_avg_pool(net.at((batch, channels, 1, *size)), image, (1, *size))
-    return replace(made, view=View.of(net.shape))
+    return [_pool(net, image, wanted, "MAX", step, step, (0, 0), ceil_mode=True), None]
 
 
 @operator("mean")
@@ -202,7 +200,7 @@ def _reduced(net: Lowering, x: Operand, dim: Sequence[int] | int | None, method:
         raise UnsupportedError("combines the images of a batch")
     axes = [axis for axis in axes if axis and x.shape[axis] != 1]
     if not axes:
-        return replace(x, view=_view(x, net.shape))
+        return replace(x, view=x.view.squeezed(net.shape))
     if axes != list(range(axes[0], axes[-1] + 1)):
         between = [axis for axis in range(axes[0], axes[-1] + 1) if axis not in axes]
         if any(x.shape[axis] != 1 for axis in between):
@@ -221,12 +219,10 @@ def _reduced(net: Lowering, x: Operand, dim: Sequence[int] | int | None, method:
         made = net.mixed(image, kernels.filled((1, inside), 1 / inside), part=part)
     else:
         image = net.reshaped(x, (batch, before, inside, behind))
-        window = {"pool": method, "kernel_h": inside, "kernel_w": 1, "stride_h": inside, "stride_w": 1}
-        made = net.layer("Pooling", [image], (batch, before, 1, behind), {"pooling_param": window}, part=part)
+        made = net.layer("Pooling", [image], (batch, before, 1, behind), whole_columns(method, inside), part=part)
     return replace(made, view=View.of(net.shape))
 
 
-def _view(x: Value, shape: tuple[int, ...]) -> View:
-    view = x.view.reshaped(shape)
-    assert view is not None  # only sizes of 1 come and go
-    return view
+def whole_columns(method: str, height: int) -> dict[str, Any]:
+    """Parameters of a Pooling that makes one pixel of each column of an image of this height."""
+    return {"pooling_param": {"pool": method, "kernel_h": height, "kernel_w": 1, "stride_h": height, "stride_w": 1}}

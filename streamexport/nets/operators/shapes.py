@@ -10,12 +10,10 @@ from typing import Any
 
 from .. import kernels
 from ..graph import Blob
-from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator
+from ..lowering import Axis, Lowering, Operand, UnsupportedError, Value, Window, operator
 from ..views import View
 
 Matrix = list[list[float]]
-
-WHOLE = 2**63 - 1  # what torch writes for the end of a slice that goes on to the last
 
 
 @operator(
@@ -73,7 +71,7 @@ def _expand(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
 def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread") -> Value:
     """A value repeated along the dimensions in which it has a size of 1 and `shape` more: all pixels or all channels."""
     own = (1,) * (len(shape) - len(x.shape)) + x.shape
-    x = replace(x, view=_reshaped_view(net, x, own))
+    x = replace(x, view=x.view.squeezed(own))
     if own == shape:
         return x
     if not 2 <= len(shape) <= 4 or own[0] != shape[0]:
@@ -83,26 +81,22 @@ def spread(net: Lowering, x: Value, shape: tuple[int, ...], part: str = "spread"
     if few[2:] != many[2:]:
         if few[2:] != (1, 1):
             raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
-        channels, (height, width) = few[1], many[2:]
-        window = Window((Axis(height), Axis(width)))
-        parameters = {"num_output": channels, "bias_term": False, **window.parameters()}
-        parameters |= {"group": channels} if channels > 1 else {}
-        ones = kernels.filled((channels, 1, height, width), 1)
-        x = net.layer("Deconvolution", [x], (*few[:2], height, width), {"convolution_param": parameters}, [ones], part)
+        x = _enlarged(net, x, many[2], many[3], part)
     if few[1] != many[1]:
         x = net.mixed(x, kernels.filled((many[1], 1), 1), part=part)
     return replace(x, view=View.of(shape))
 
 
+def _enlarged(net: Lowering, x: Value, down: int, right: int, part: str = "") -> Value:
+    """An image of whose pixels each is repeated, `down` by `right` times."""
+    channels = x.blob[1]
+    window = Window((Axis(down, down), Axis(right, right)))
+    return net.deconvolution(x, kernels.filled((channels, 1, down, right), 1), None, window, channels, part)
+
+
 def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sequences are one pixel high, vectors one pixel."""
     return {2: (*shape, 1, 1), 3: (*shape[:2], 1, *shape[2:]), 4: shape}[len(shape)]
-
-
-def _reshaped_view(net: Lowering, x: Value, shape: tuple[int, ...]) -> View:
-    view = x.view.reshaped(shape)
-    assert view is not None  # only sizes of 1 come and go
-    return view
 
 
 @operator("cat", "concat")
@@ -124,7 +118,7 @@ def _stack(net: Lowering, tensors: Sequence[Operand], dim: int = 0) -> Value:
 
 
 @operator("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
-def _split(net: Lowering, x: Operand, *_: Any, dim: int | None = None, **__: Any) -> list[Value | None]:
+def _split(net: Lowering, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     """The sizes of the parts are what torch made of the arguments."""
     x = net.activation(x)
     shapes = net.shapes
@@ -159,21 +153,15 @@ def _slice(
 ) -> Value:
     x = net.activation(x)
     axis = dim % len(x.shape)
-    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(x.shape[axis])
+    first, last, _ = slice(start, end).indices(x.shape[axis])
     return _sliced(net, x, axis, first, last, step)
-
-
-@operator("narrow")
-def _narrow(net: Lowering, x: Operand, dim: int, start: int, length: int) -> Value:
-    x = net.activation(x)
-    axis = dim % len(x.shape)
-    return _sliced(net, x, axis, start % x.shape[axis], start % x.shape[axis] + length, 1)
 
 
 @operator("select")
 def _select(net: Lowering, x: Operand, dim: int, index: int) -> Value:
     x = net.activation(x)
-    axis, at = dim % len(x.shape), index % x.shape[dim % len(x.shape)]
+    axis = dim % len(x.shape)
+    at = index % x.shape[axis]
     return _dropped(_sliced(net, x, axis, at, at + 1, 1), axis)
 
 
@@ -191,7 +179,7 @@ def _slice_scatter(
     x, source = net.activation(x), net.activation(source)
     axis = dim % len(x.shape)
     size = x.shape[axis]
-    first, last, _ = slice(start, None if end in (None, WHOLE) else end).indices(size)
+    first, last, _ = slice(start, end).indices(size)
     if step != 1:
         raise UnsupportedError("writes to every n-th element")
     if (first, last) == (0, size):
@@ -242,14 +230,13 @@ def _dropped(x: Value, axis: int) -> Value:
 @operator("pad")
 def _pad(net: Lowering, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
     if mode == "constant":
-        return _pad_with_zeros(net, x, pad, value or 0)
+        return _padded_with_zeros(net, x, pad, value or 0)
     if mode not in ("reflect", "replicate"):
         raise UnsupportedError(f"pads in mode {mode}")
     return _padded_with_pixels(net, x, pad, is_mirrored=mode == "reflect")
 
 
-@operator("constant_pad_nd")
-def _pad_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float = 0) -> Value:
+def _padded_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float) -> Value:
     """Zeros around an image are left to the convolution that follows."""
     if value:
         raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
@@ -262,16 +249,6 @@ def _pad_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: float 
         raise UnsupportedError(f"pads {list(x.shape)}", "images and sequences are padded, behind their channels")
     known = x.padding
     return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
-
-
-@operator("reflection_pad2d")
-def _pad_with_mirrored(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
-    return _padded_with_pixels(net, x, pad, is_mirrored=True)
-
-
-@operator("replication_pad2d")
-def _pad_with_repeated(net: Lowering, x: Operand, pad: Sequence[int]) -> Value:
-    return _padded_with_pixels(net, x, pad, is_mirrored=False)
 
 
 def _padded_with_pixels(net: Lowering, x: Operand, pad: Sequence[int], is_mirrored: bool) -> Value:
@@ -302,20 +279,18 @@ def _padded_channels(net: Lowering, x: Value, pad: Sequence[int]) -> Value:
 def _pixel_shuffle(net: Lowering, x: Operand, factor: int) -> Value:
     """A transposed convolution: each channel puts its pixels at one place of a square."""
     image = net.image(x)
-    outputs = net.shape[1]
-    window = Window((Axis(factor, factor),) * 2)
-    parameters = {"num_output": outputs, "bias_term": False, **window.parameters()}
-    parameters |= {"group": outputs} if outputs > 1 else {}
-    kernel = _places(image.blob[1], factor)
-    return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [kernel])
+    return net.deconvolution(image, _places(image.blob[1], factor), None, _squares(factor), net.shape[1])
 
 
 @operator("pixel_unshuffle")
 def _pixel_unshuffle(net: Lowering, x: Operand, factor: int) -> Value:
     image = net.image(x)
-    return net.convolution(
-        image, _places(net.shape[1], factor), None, Window((Axis(factor, factor),) * 2), image.blob[1]
-    )
+    return net.convolution(image, _places(net.shape[1], factor), None, _squares(factor), image.blob[1])
+
+
+def _squares(factor: int) -> Window:
+    """What cuts an image into squares."""
+    return Window((Axis(factor, factor),) * 2)
 
 
 def _places(channels: int, factor: int) -> Blob:
@@ -327,27 +302,21 @@ def _places(channels: int, factor: int) -> Blob:
 def _channel_shuffle(net: Lowering, x: Operand, groups: int) -> Value:
     image = net.image(x)
     batch, channels, height, width = image.blob
-    view = View.of(image.blob).reshaped((batch, groups, channels // groups, height, width))
-    assert view is not None
-    turned = view.permuted((0, 2, 1, 3, 4)).reshaped(net.shape)
-    return replace(image, view=turned, label=net.label)  # type: ignore[arg-type]
+    turned = View.of((batch, groups, channels // groups, height, width)).permuted((0, 2, 1, 3, 4))
+    view = turned.reshaped(net.shape)
+    assert view is not None  # whole dimensions become one
+    return replace(image, view=view, label=net.label)
 
 
 @operator("upsample_nearest2d")
 def _upsample_nearest(net: Lowering, x: Operand, size: Any = None, *scales: Any) -> Value:
     """By a whole number, a transposed convolution repeats each pixel; else each is picked by a matrix."""
     image = net.image(x)
-    channels, (height, width), (tall, wide) = image.blob[1], image.blob[2:], net.shape[2:]
+    (height, width), (tall, wide) = image.blob[2:], net.shape[2:]
     if tall % height == 0 and wide % width == 0:
-        down, right = tall // height, wide // width
-        window = Window((Axis(down, down), Axis(right, right)))
-        parameters = {"num_output": channels, "bias_term": False, **window.parameters(), "group": channels}
-        ones = kernels.filled((channels, 1, down, right), 1)
-        return net.layer("Deconvolution", [image], net.shape, {"convolution_param": parameters}, [ones])
-    given = _scales(scales)
-    return resized(
-        net, image, *(_nearest(n, m, s) for n, m, s in zip((height, width), (tall, wide), given, strict=True))
-    )
+        return _enlarged(net, image, tall // height, wide // width)
+    lists = zip((height, width), (tall, wide), _scales(scales), strict=True)
+    return resized(net, image, *(_nearest(*axis) for axis in lists))
 
 
 @operator("upsample_bilinear2d")
@@ -413,11 +382,3 @@ def _linear(size: int, wanted: int, align_corners: bool, factor: float | None) -
         row[min(first + 1, size - 1)] += share
         matrix.append(row)
     return matrix
-
-
-@operator("getitem")
-def _getitem(net: Lowering, values: Sequence[Value | Constant | None], index: int) -> Operand:
-    value = values[index]
-    if value is None:
-        raise UnsupportedError("uses an output that is not computed")
-    return value
