@@ -126,6 +126,8 @@ def _check_models(task: _Task) -> None:
 
 @contextmanager
 def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
+    from .caffe.semantics import outputs
+
     try:
         import cv2
     except ImportError as error:
@@ -137,21 +139,26 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     if _is_hdf5(model):
         raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
-    try:
-        loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
-    except cv2.error as error:
-        raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
     writers = {blob: task.writer(blob) for blob in task.blobs}
-    passes = _passes(writers.values())
+    ends = set(outputs(task.net))
+    # A blob inside the net, whose layer is merged into the one before, is handed over too, but holds what was in its memory
+    # before. So these are asked of a second net, where nothing is merged; the net's outputs are computed as ever.
+    computing = []
+    for is_merged, blobs in ((True, ends), (False, writers.keys() - ends)):
+        if passes := _passes(layer for blob, layer in writers.items() if blob in blobs):
+            try:
+                loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
+            except cv2.error as error:
+                raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
+            loaded.enableFusion(is_merged)
+            computing += [(loaded, names) for names in passes]
 
     def compute(batch: Array) -> Mapping[str, Array]:
+        made: dict[str, Sequence[Array]] = {}
         try:
-            loaded.setInput(batch, task.input)
-            made = {
-                name: tops
-                for names in passes
-                for name, tops in zip(names, loaded.forwardAndRetrieve(names), strict=True)
-            }
+            for loaded, names in computing:
+                loaded.setInput(batch, task.input)
+                made.update(zip(names, loaded.forwardAndRetrieve(names), strict=True))
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
         return {
