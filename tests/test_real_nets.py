@@ -222,6 +222,17 @@ def test_verify_finds_every_layer_of_torchs_in_it(real, trained, name, engine):
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0"])
+@pytest.mark.parametrize("given", ["--fold-batchnorm --in-place", "--names classic --dialect opencv"])
+def test_the_options_for_nets_that_are_built_in_are_for_others_too(tmp_path, real, name, given):
+    checkpoint, model = real(*TRAINED[name].weights), tmp_path / "m.caffemodel"
+    done = run_cli("convert", checkpoint, "-o", model, *options(real, name), *given.split())
+    assert done.returncode == 0, done.stderr
+    done = run_cli("verify", checkpoint, model, "--forward", "--engine", "opencv")
+    assert done.returncode == 0, done.stderr
+    assert " layers as torch computes them" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0"])
 def test_tracing_takes_little_more_memory_than_torch_itself(tmp_path, real, name):
     words = ["-o", tmp_path / "m.caffemodel", "--quiet", *options(real, name)]
     peak, _ = measured("convert", real(*TRAINED[name].weights), *words)
