@@ -12,9 +12,7 @@ from streamexport import nets, passes
 from streamexport.caffe.prototxt import prototxt
 from streamexport.errors import NetError
 from streamexport.extents import Extent, Source
-from streamexport.nets.graph import Layer, Net
 from streamexport.nets.resnet import RESNETS, ResNet
-from streamexport.passes import naming
 from streamexport.tensors import DTYPES, Tensor, contiguous_strides, span
 
 
@@ -188,30 +186,6 @@ def test_classic_names_are_those_of_the_published_prototxts():
     assert layers["add1"].bottoms == ("batch_norm_blob4", "batch_norm_blob5")
     assert layers["add1"].tops == ("add_blob1",)
     assert layers["conv1"].bottoms == ("data",)
-
-
-def test_classic_names_of_other_layers_are_their_types():
-    layers = (
-        Layer("data", "Input", (), ("data",)),
-        Layer("a.norm", "BatchNorm", ("data",), ("a.norm",)),
-        Layer("a.norm.scale", "Scale", ("a.norm",), ("a.norm.scale",)),
-        Layer("a.parts", "Slice", ("a.norm.scale",), ("a.parts.0", "a.parts.1")),
-        Layer("gate", "Power", ("a.norm",), ("gate",)),  # so that the first Scale must not write over it
-        Layer("times", "Scale", ("a.parts.1", "gate"), ("times",)),
-        Layer("norm", "BatchNorm", ("a.parts.0",), ("norm",)),
-        Layer("norm.scale", "Scale", ("norm",), ("norm.scale",)),
-    )
-    named = naming.rename(Net("n", layers, outputs=("times", "norm.scale")), "classic")
-    assert [(layer.name, layer.bottoms, layer.tops) for layer in named.layers[1:]] == [
-        ("batch_norm1", ("data",), ("batch_norm_blob1",)),
-        ("bn_scale1", ("batch_norm_blob1",), ("bn_scale_blob1",)),
-        ("slice1", ("bn_scale_blob1",), ("slice_blob1_0", "slice_blob1_1")),
-        ("power1", ("batch_norm_blob1",), ("power_blob1",)),
-        ("scale1", ("slice_blob1_1", "power_blob1"), ("scale_blob1",)),
-        ("batch_norm2", ("slice_blob1_0",), ("batch_norm_blob2",)),
-        ("bn_scale2", ("batch_norm_blob2",), ("batch_norm_blob2",)),
-    ]
-    assert named.outputs == ("scale_blob1", "batch_norm_blob2")
 
 
 @pytest.mark.parametrize("names", ["torch", "classic"])

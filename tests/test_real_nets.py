@@ -211,7 +211,8 @@ def test_eval_counts_what_torch_gets_right(tmp_path, real, trained, seen_by_torc
 @pytest.mark.parametrize("name", TRAINED)
 def test_verify_finds_every_layer_of_torchs_in_it(real, trained, name, engine):
     checkpoint, _, model = trained(name)
-    done = run_cli("verify", checkpoint, model, "--forward", "--layers", "--engine", engine)
+    net = options(real, name)
+    done = run_cli("verify", checkpoint, model, "--forward", "--layers", "--engine", engine, *net)
     assert done.returncode == 0, done.stderr + done.stdout
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[-1][1] == "output"
@@ -227,7 +228,7 @@ def test_the_options_for_nets_that_are_built_in_are_for_others_too(tmp_path, rea
     checkpoint, model = real(*TRAINED[name].weights), tmp_path / "m.caffemodel"
     done = run_cli("convert", checkpoint, "-o", model, *options(real, name), *given.split())
     assert done.returncode == 0, done.stderr
-    done = run_cli("verify", checkpoint, model, "--forward", "--engine", "opencv")
+    done = run_cli("verify", checkpoint, model, "--forward", "--engine", "opencv", *options(real, name))
     assert done.returncode == 0, done.stderr
     assert " layers as torch computes them" in done.stderr
 

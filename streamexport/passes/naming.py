@@ -1,9 +1,8 @@
 """Layer names, the last pass of all.
 
 torch     the module's path, with a suffix where a module becomes several layers; each top is called like its layer
-classic   the names of the prototxts published for the ResNets: conv1, batch_norm1, bn_scale1, relu1, ... counted in
-          execution order, tops conv_blob1, batch_norm_blob1 (with the Scale in place), relu_blob1, ...; layers that those
-          nets do not have are called after their type
+classic   the names of the prototxts published for these nets: conv1, batch_norm1, bn_scale1, relu1, ... counted in
+          execution order, tops conv_blob1, batch_norm_blob1 (with the Scale in place), relu_blob1, ...
 """
 
 from __future__ import annotations
@@ -28,12 +27,20 @@ _STEMS = {
 def rename(net: Net, style: str) -> Net:
     if style == "torch":
         return net
+    makers = {top: layer for layer in net.layers for top in layer.tops}
+    takers = Counter(bottom for layer in net.layers for bottom in layer.bottoms)
+
+    def follows_norm(layer: Layer) -> bool:
+        """Whether a Scale alone takes what a BatchNorm makes, over which it is written then."""
+        if layer.type != "Scale" or len(layer.bottoms) > 1:
+            return False
+        bottom = layer.bottoms[0]
+        return makers[bottom].type == "BatchNorm" and takers[bottom] == 1 and bottom not in net.outputs
+
     counts: Counter[str] = Counter()
     names: dict[str, str] = {}
     tops: dict[str, str] = {}
-    writers: dict[str, str] = {}
     layers = []
-    scaled = _only_scaled(net)
     for layer in net.layers:
         base, _, part = layer.name.rpartition(".")
         if layer.type in ("Pooling", "Crop") and base in names:  # made by a pass from the layer called `base`
@@ -41,34 +48,20 @@ def rename(net: Net, style: str) -> Net:
         elif layer.type in ("Input", "Softmax"):
             name = top = layer.name
         else:
-            stem = _stem(layer, writers[layer.bottoms[0]])
+            stem = "bn_scale" if follows_norm(layer) else _stem(layer)
             counts[stem] += 1
             name = f"{stem}{counts[stem]}"
-            is_in_place = layer.tops == layer.bottoms or (stem == "bn_scale" and layer.bottoms[0] in scaled)
+            is_in_place = follows_norm(layer) or layer.tops == layer.bottoms
             top = tops[layer.bottoms[0]] if is_in_place else f"{stem}_blob{counts[stem]}"
-        bottoms = tuple(tops[bottom] for bottom in layer.bottoms)
-        made = (top,) if len(layer.tops) == 1 else tuple(f"{top}_{n}" for n, _ in enumerate(layer.tops))
         names[layer.name] = name
-        tops.update(zip(layer.tops, made, strict=True))
-        writers.update(dict.fromkeys(layer.tops, layer.type))
-        layers.append(replace(layer, name=name, bottoms=bottoms, tops=made))
+        bottoms = tuple(tops[bottom] for bottom in layer.bottoms)
+        named = [top] if len(layer.tops) == 1 else [f"{top}_{index}" for index in range(1, len(layer.tops) + 1)]
+        tops.update(zip(layer.tops, named, strict=True))
+        layers.append(replace(layer, name=name, bottoms=bottoms, tops=tuple(named)))
     return replace(net, layers=tuple(layers), outputs=tuple(tops[top] for top in net.outputs))
 
 
-def _only_scaled(net: Net) -> set[str]:
-    """Tops of BatchNorm layers that nobody but one Scale takes, which may write over them."""
-    takers: dict[str, list[Layer]] = {}
-    for layer in net.layers:
-        for bottom in layer.bottoms:
-            takers.setdefault(bottom, []).append(layer)
-    tops = {top for layer in net.layers if layer.type == "BatchNorm" for top in layer.tops}.difference(net.outputs)
-    return {top for top in tops if [layer.type for layer in takers.get(top, [])] == ["Scale"]}
-
-
-def _stem(layer: Layer, before: str) -> str:
-    """`before` is the type of the layer that it takes its first bottom from."""
-    if (layer.type, before) == ("Scale", "BatchNorm"):
-        return "bn_scale"
+def _stem(layer: Layer) -> str:
     if layer.type == "Pooling":
         return "ave_pool" if layer.parameters["pooling_param"]["pool"] == "AVE" else "max_pool"
     return _STEMS.get(layer.type, layer.type.lower())
