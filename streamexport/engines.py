@@ -20,7 +20,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -126,6 +126,8 @@ def _check_models(task: _Task) -> None:
 
 @contextmanager
 def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
+    from .caffe.semantics import outputs
+
     try:
         import cv2
     except ImportError as error:
@@ -137,21 +139,28 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     if _is_hdf5(model):
         raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
-    try:
-        loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
-    except cv2.error as error:
-        raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
     writers = {blob: task.writer(blob) for blob in task.blobs}
-    passes = _passes(writers.values())
+    ends = set(outputs(task.net))
+    # A blob inside the net, whose layer is merged into the one before, is handed over too, but holds what was in its memory
+    # before. So these are asked of a second net, where nothing is merged; the net's outputs are computed as ever.
+    computing = []
+    for is_merged, blobs in ((True, ends), (False, writers.keys() - ends)):
+        if passes := _passes(layer for blob, layer in writers.items() if blob in blobs):
+            try:
+                loaded = cv2.dnn.readNetFromCaffe(task.prototxt, model)
+            except cv2.error as error:
+                raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
+            loaded.enableFusion(is_merged)
+            known = set(loaded.getLayerNames())
+            computing += [(loaded, [_called(layer, known) for layer in layers], layers) for layers in passes]
 
     def compute(batch: Array) -> Mapping[str, Array]:
+        made: dict[str, Sequence[Array]] = {}
         try:
-            loaded.setInput(batch, task.input)
-            made = {
-                name: tops
-                for names in passes
-                for name, tops in zip(names, loaded.forwardAndRetrieve(names), strict=True)
-            }
+            for loaded, names, layers in computing:
+                loaded.setInput(batch, task.input)
+                tops = loaded.forwardAndRetrieve(names)
+                made.update((layer.name, arrays) for layer, arrays in zip(layers, tops, strict=True))
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
         return {
@@ -162,15 +171,20 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     yield compute
 
 
-def _passes(layers: Iterable[LayerParameter]) -> list[list[str]]:
-    """The names of the layers to ask OpenCV for, pass by pass; it has no layers for inputs.
+def _called(layer: LayerParameter, known: Container[str]) -> str:
+    """What OpenCV calls a layer: a convolution after its top."""
+    return layer.name if layer.name in known else layer.top[0]
+
+
+def _passes(layers: Iterable[LayerParameter]) -> list[list[LayerParameter]]:
+    """The layers to ask OpenCV for, pass by pass; it has no layers for inputs.
 
     Of a layer that is asked for OpenCV keeps the first top only, and the next layer may overwrite the others: if there are
     others, the pass ends with that layer.
     """
-    computed = {layer.name: len(layer.top) for layer in layers if layer.type != "Input"}
-    together = [name for name, tops in computed.items() if tops == 1]
-    alone = [[name] for name, tops in computed.items() if tops > 1]
+    computed = {layer.name: layer for layer in layers if layer.type != "Input"}.values()
+    together = [layer for layer in computed if len(layer.top) == 1]
+    alone = [[layer] for layer in computed if len(layer.top) > 1]
     return [together, *alone] if together else alone
 
 

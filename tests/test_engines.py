@@ -46,6 +46,38 @@ def test_blobs_come_by_name_and_hold_what_the_last_layer_left(tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("wanted", ["conv", "norm", "scale", "relu", "conv norm scale relu last", "scale last"])
+def test_blobs_of_layers_that_an_engine_merges_hold_what_they_say(tmp_path, engine, wanted):
+    """OpenCV makes one layer of these, but for the last, and calls it after its top."""
+    text = inputs({"x": (1, 3, 6, 5)})
+    text += layer("first", "Convolution", "x", "conv", "convolution_param { num_output: 4 kernel_size: 3 }")
+    text += layer("norm", "BatchNorm", "conv", "norm", "batch_norm_param { eps: 1e-3 }")
+    text += layer("scale", "Scale", "norm", "scale", "scale_param { bias_term: true }")
+    text += layer("relu", "ReLU", "scale", "relu")
+    text += layer("last", "Convolution", "relu", "last", "convolution_param { num_output: 2 kernel_size: 1 }")
+    (tmp_path / "net.prototxt").write_text(text)
+    (conv, bias), (last, shift) = (
+        weights("Convolution", shapes) for shapes in ([(4, 3, 3, 3), (4,)], [(2, 4, 1, 1), (2,)])
+    )
+    mean, variance, factor, addend = np.linspace(0.1, 2, 16, dtype="f4").reshape(4, 4)
+    blobs = {"first": (conv, bias), "norm": (mean, variance, np.ones(1, "f4")), "scale": (factor, addend)}
+    model = write_model(tmp_path / "net.caffemodel", {**blobs, "last": (last, shift)})
+    x = random((2, 3, 6, 5))
+    values = [torch.from_numpy(array) for array in (x, conv, bias, mean, variance, factor, addend, last, shift)]
+    y = F.conv2d(*values[:3])
+    expected = {
+        "conv": y,
+        "norm": F.batch_norm(y, *values[3:5], eps=1e-3),
+        "scale": F.batch_norm(y, *values[3:7], eps=1e-3),
+    }
+    expected["relu"] = expected["scale"].relu()
+    expected["last"] = F.conv2d(expected["relu"], *values[7:])
+    with open_engine(engine, tmp_path / "net.prototxt", [model], wanted.split()) as compute:
+        for name, found in compute(x).items():
+            np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_input_alone_may_be_asked_for(tmp_path, engine):
     net, model, _ = small_net(tmp_path)
     x = random((1, 3, 6, 5))

@@ -92,4 +92,4 @@ def test_a_net_that_takes_no_rgb_image_is_refused(tmp_path, checkpoint):
     state["conv1.weight"] = torch.zeros(64, 4, 7, 7)
     torch.save(state, tmp_path / "c.pth")
     line = assert_refused("convert", tmp_path / "c.pth", "-o", tmp_path / "m.caffemodel", "--input-order", "bgr")
-    assert "takes no RGB image" in line
+    assert "is not known to take RGB images" in line

@@ -147,7 +147,7 @@ def _from_path(place: str) -> object:
 
 def _from_file(path: Path) -> object:
     if not path.is_file():
-        raise NetError("no such file", file=str(path))
+        raise NetError("no such file", file=str(path), advice="name the one that builds the module with --net")
     sys.path.insert(0, str(path.resolve().parent))  # for what it imports from beside it
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

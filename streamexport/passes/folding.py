@@ -70,7 +70,10 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     first = next((layer for layer in net.layers if layer.type == "Convolution"), None)
     expected = net.preprocessing
     if expected is None or first is None or expected.order != "RGB":
-        raise NetError("the net takes no RGB image, so its input cannot be changed to another order or scale")
+        raise NetError(
+            "the net is not known to take RGB images, nor how they are normalised: its input stays as it is",
+            advice="--input-order and --fold-input-scale are for the nets that are built in",
+        )
     mean, deviation = expected.mean, expected.deviation
     factors = [1 / (255 * value) for value in deviation] if fold_scale else [1.0] * len(mean)
     expected = replace(expected, mean=tuple(255 * m for m in mean), deviation=(), white=255) if fold_scale else expected
