@@ -11,8 +11,9 @@ float32.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import nets
@@ -24,6 +25,7 @@ from .nets.graph import Call, Layer, Net
 from .nets.resnet import IMAGENET
 from .readers import open_models
 from .reference import Outputs, run
+from .tensors import FLOAT16
 
 if TYPE_CHECKING:
     from .tensors import Array
@@ -102,38 +104,52 @@ def parity(
     make = nets.maker(weights.tensors, options.net, options.net_args)
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
     image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
-    exact = run(make, weights.tensors, image)
+    torchs = partial(run, make, weights.tensors, image, halved=_halved(net))
+    exact = torchs()
     asked = _compared(net, exact, options)
     if not asked:
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
     description = stem(os.fspath(models[0])) + ".prototxt" if prototxt is None else os.fspath(prototxt)
     files = [os.fspath(path) for path in models]
-    tolerance = TOLERANCE[options.dtype]
-    distances: list[tuple[_Part, float, float]] = []
+    distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
     for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):
-        largest, relative = _distance(made, part.of(exact))
-        distances.append((part, largest, relative))
-        if relative > tolerance:
+        distances[part] = _distance(made, part.of(exact))
+        if distances[part][1] > TOLERANCE[options.dtype]:
             doubtful[part.call] = made
-    double = run(make, weights.tensors, image, "float64") if any(part.call in doubtful for part in asked) else exact
-
-    def holds(part: _Part) -> bool:
-        if part.call not in doubtful:
-            return True
-        ours, torchs = (_distance(made, part.of(double))[0] for made in (doubtful[part.call], part.of(exact)))
-        return ours <= ROUNDINGS * torchs
-
+    departed = _departed([part for part in distances if part.call in doubtful], doubtful, exact, torchs)
     return Parity(
         engine,
         tuple(
-            Difference(part.layer.name, part.blob, part.name, largest, relative, holds(part))
-            for part, largest, relative in distances
+            Difference(part.layer.name, part.blob, part.name, largest, relative, part not in departed)
+            for part, (largest, relative) in distances.items()
         ),
     )
 
 
-@dataclass(frozen=True)
+def _halved(net: Net) -> set[str]:
+    """The tensors that a model holds as half floats.
+
+    Their layers are compared with what torch makes of the same: what rounding weights costs is known, and not asked here.
+    """
+    blobs = (blob for layer in net.layers for blob in layer.blobs)
+    return {blob.origin[0] for blob in blobs if blob.dtype is FLOAT16 and len(blob.origin) == 1}
+
+
+def _departed(doubted: Sequence[_Part], made: Outputs, exact: Outputs, torchs: Callable[[str], Outputs]) -> set[_Part]:
+    """Those farther from torch in float64 than torch's own float32 explains."""
+    if not doubted:
+        return set()
+    double = torchs("float64")
+
+    def is_rounding(part: _Part) -> bool:
+        ours, own = (_distance(values, part.of(double))[0] for values in (made[part.call], part.of(exact)))
+        return ours <= ROUNDINGS * own
+
+    return {part for part in doubted if not is_rounding(part)}
+
+
+@dataclass(frozen=True, eq=False)
 class _Part:
     """A blob, and what it stands for: a call, or one of the module's outputs."""
 

@@ -8,7 +8,7 @@ What the process needs is torch, the activations, and the largest weight.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,13 @@ class Outputs:
         self._places[maker] = (place, array.shape, array.dtype.str)
 
 
-def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "float32") -> Outputs:
+def run(
+    make: Maker,
+    tensors: Mapping[str, Tensor],
+    image: Array,
+    dtype: str = "float32",
+    halved: Collection[str] = (),
+) -> Outputs:
     """What the module computes of an input, and all calls of torch's own modules inside it.
 
     Parameters
@@ -66,6 +72,7 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
     tensors : its state dict
     image : the input
     dtype : float32, or float64: what every number is computed in
+    halved : tensors that are rounded to half floats first, as a model holds them
 
     Raises
     ------
@@ -91,7 +98,7 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
         if type(inner).__module__.startswith("torch.nn.modules.") and not any(inner.children()):
             inner.register_forward_hook(hook(path))
     try:
-        with torch.no_grad(), _streamed(module, tensors, precision):
+        with torch.no_grad(), _streamed(module, tensors, precision, halved):
             made = module(torch.from_numpy(image).to(precision))
     except Exception as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
@@ -102,7 +109,9 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
 
 
 @contextmanager
-def _streamed(module: torch.nn.Module, tensors: Mapping[str, Tensor], precision: torch.dtype) -> Iterator[None]:
+def _streamed(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], precision: torch.dtype, halved: Collection[str]
+) -> Iterator[None]:
     """Hands the checkpoint's tensors to torch's functions in place of the module's."""
     import torch
     from torch.overrides import TorchFunctionMode
@@ -116,6 +125,8 @@ def _streamed(module: torch.nn.Module, tensors: Mapping[str, Tensor], precision:
             return leaf
         name = names.get(id(leaf))
         value = leaf if name is None else loaded(tensors[name])
+        if name in halved:
+            value = value.half()
         return value.to(precision) if value.is_floating_point() else value
 
     class Streamed(TorchFunctionMode):

@@ -285,7 +285,11 @@ def test_verify_names_the_first_layer_that_departs(tmp_path, residual):
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--fold-batchnorm", "--input-order", "bgr", "--fold-input-scale"), ("--in-place", "--names", "classic")],
+    [
+        (),
+        ("--fold-batchnorm", "--input-order", "bgr", "--fold-input-scale"),
+        ("--in-place", "--names", "classic", "--dtype", "float16"),
+    ],
 )
 def test_verify_runs_the_nets_that_are_built_in(tmp_path, checkpoint, options):
     path = checkpoint("resnet18")
