@@ -77,7 +77,7 @@ def _batch_norm_of_the_batch(
     batch, channels, *size = x.shape
     made = standardised(net, x, (batch, channels, prod(size), 1), eps)
     made = affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
-    return [made, None, None]
+    return [made, *[None] * (len(net.shapes) - 1)]
 
 
 @operator("instance_norm")
