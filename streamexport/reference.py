@@ -68,6 +68,7 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
     NetError : the module fails
     """
     import torch
+    from torch.utils._pytree import tree_leaves
 
     module = on_cpu(make)
     outputs = Outputs()
@@ -89,11 +90,9 @@ def run(make: Maker, tensors: Mapping[str, Tensor], image: Array, dtype: str = "
     try:
         with torch.no_grad(), _streamed(module, tensors, precision):
             made = module(torch.from_numpy(image).to(precision))
-    except Exception as error:  # whatever the user's code raises
+        outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
-    from torch.utils._pytree import tree_leaves
-
-    outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
     return outputs
 
 
@@ -117,8 +116,11 @@ def _streamed(module: torch.nn.Module, tensors: Mapping[str, Tensor], precision:
     class Streamed(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
-            if name in LOOKED_AT or name == "__get__":
+            if name in LOOKED_AT:
                 return func(*args, **(kwargs or {}))
+            if name == "__get__":  # an attribute: of its own, unless it is made of elements, like `T`
+                found = func(*args)
+                return func(*tree_map(put, args)) if isinstance(found, torch.Tensor) else found
             if name.endswith("_") and not name.endswith("__"):  # in place: what is changed has to stay itself
                 return func(args[0], *tree_map(put, args[1:]), **tree_map(put, kwargs or {}))
             return func(*tree_map(put, args), **tree_map(put, kwargs or {}))
