@@ -143,6 +143,8 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise EngineError(f"OpenCV cannot load it: {_reason(error)}", file=model) from error
     writers = {blob: task.writer(blob) for blob in task.blobs}
     passes = _passes(writers.values())
+    known = set(loaded.getLayerNames())  # a convolution among them goes by the name of its top
+    called = {layer.name: layer.name if layer.name in known else blob for blob, layer in writers.items()}
 
     def compute(batch: Array) -> Mapping[str, Array]:
         try:
@@ -150,7 +152,7 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
             made = {
                 name: tops
                 for names in passes
-                for name, tops in zip(names, loaded.forwardAndRetrieve(names), strict=True)
+                for name, tops in zip(names, loaded.forwardAndRetrieve([called[name] for name in names]), strict=True)
             }
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
