@@ -65,7 +65,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What the system said, without its error number and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 

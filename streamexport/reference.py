@@ -79,6 +79,7 @@ def run(
     NetError : the module fails
     """
     import torch
+    from torch.utils._pytree import tree_leaves
 
     module = on_cpu(make)
     outputs = Outputs()
@@ -100,11 +101,9 @@ def run(
     try:
         with torch.no_grad(), _streamed(module, tensors, precision, halved):
             made = module(torch.from_numpy(image).to(precision))
-    except Exception as error:  # whatever the user's code raises
+        outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
-    from torch.utils._pytree import tree_leaves
-
-    outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
     return outputs
 
 
@@ -132,8 +131,11 @@ def _streamed(
     class Streamed(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
-            if name in LOOKED_AT or name == "__get__":
+            if name in LOOKED_AT:
                 return func(*args, **(kwargs or {}))
+            if name == "__get__":  # an attribute: of its own, unless it is made of elements, like `T`
+                found = func(*args)
+                return func(*tree_map(put, args)) if isinstance(found, torch.Tensor) else found
             if name.endswith("_") and not name.endswith("__"):  # in place: what is changed has to stay itself
                 return func(args[0], *tree_map(put, args[1:]), **tree_map(put, kwargs or {}))
             return func(*tree_map(put, args), **tree_map(put, kwargs or {}))

@@ -16,6 +16,7 @@ import traced_modules
 from conftest import ROOT, assert_refused, run_cli
 from test_consumers import opencv_logits
 from test_extents import rendered
+from torch.utils._pytree import tree_leaves
 from traced_modules import MODULES
 
 import streamexport
@@ -23,6 +24,7 @@ from streamexport import Options, nets, passes
 from streamexport.caffe import caffe_pb2
 from streamexport.nets import traced
 from streamexport.nets.torch_resnet import module
+from streamexport.parity import parity
 from streamexport.readers import open_weights
 
 FILE = ROOT / "tests" / "traced_modules.py"
@@ -40,8 +42,8 @@ class Converted:
         self.shape = traced_modules.shape(name)
         self.image = np.random.default_rng(1).standard_normal(self.shape).astype("f4")
         with torch.no_grad():
-            answer = made(torch.from_numpy(self.image))
-        self.expected = [v.numpy() for v in (answer.values() if isinstance(answer, dict) else [answer])]
+            answer = made(torch.from_numpy(self.image.copy()))
+        self.expected = [np.atleast_1d(leaf.numpy()) for leaf in tree_leaves(answer)]
         self.prototxt, self.model = directory / "net.prototxt", directory / "net.caffemodel"
         chosen = Options(net=f"{FILE}:build", net_args=json.dumps({"name": name}), input_shape=self.shape, **options)
         self.plan = streamexport.convert([checkpoint], self.model, chosen)
@@ -68,7 +70,9 @@ def test_opencv_and_stream_compute_what_torch_computes(tmp_path, name):
         made.assert_agrees([a.reshape(b.shape) for a, b in zip(found, made.expected, strict=True)])
 
 
-@pytest.mark.parametrize("name", ["relu6", "max pool", "convnext", "residual", "split", "repeated", "several outputs"])
+@pytest.mark.parametrize(
+    "name", ["relu6", "max pool", "convnext", "residual", "rows", "split", "repeated", "several outputs"]
+)
 @pytest.mark.parametrize(
     "options",
     [{"dialect": "bvlc"}, {"in_place": True}, {"fold_batchnorm": True}, {"names": "classic", "in_place": True}],
@@ -81,7 +85,9 @@ def test_other_options_compute_the_same(tmp_path, name, options):
 @pytest.mark.caffe
 def test_caffe_computes_what_torch_computes(tmp_path):
     made = {
-        f"{dialect} {name}": Converted(tmp_path / f"{dialect}{number}", name, dialect=dialect)
+        f"{dialect} {name}": Converted(
+            tmp_path / f"{dialect}{number}", name, dialect=dialect, in_place=dialect == "ssd"
+        )
         for number, name in enumerate(MODULES)
         for dialect in ("portable", "ssd")
     }
@@ -172,11 +178,21 @@ def refused(directory: Path, net: str, *options: object) -> str:
         ("{0}/model.py:F.relu", "cannot be built: TypeError"),
         ("{0}/model.py:torch.Size", "builds a Size, not a torch.nn.Module"),
         ("{0}/broken.py:M", "broken.py cannot be imported: SyntaxError"),
+        ("{0}/exits.py:M", "exits.py cannot be imported: SystemExit"),
+        (
+            "{0}/other_modules.py:scripted",
+            "cannot be built: RuntimeError: requires_grad_ is not supported on ScriptModules",
+        ),
+        ("{0}/other_modules.py:lazy", "cannot be built: ValueError: Attempted to use an uninitialized parameter"),
     ],
 )
 def test_a_callable_that_builds_nothing_is_refused(tmp_path, net, message):
     write_module(tmp_path, "return self.conv(x)")
     (tmp_path / "broken.py").write_text("def")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit()")
+    (tmp_path / "other_modules.py").write_text(
+        "from torch import jit, nn\nlazy = lambda: nn.LazyConv2d(4, 1)\nscripted = lambda: jit.script(nn.Conv2d(3, 4, 1))"
+    )
     assert message in refused(tmp_path, net.format(tmp_path))
 
 
@@ -215,6 +231,20 @@ def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
     [
         ("return self.conv(x) if x.sum() > 0 else x", "cannot be traced"),
         ("return self.conv(x)[:, :int(x.max())]", "cannot be traced"),
+        ("return self.conv(x).sum(1, dtype=torch.int64)", "changes the type of an activation to torch.int64"),
+        ("return self.conv(x) + 1j", "changes the type of an activation to torch.complex64"),
+        ("return self.conv(x)[:, 3:1]", "takes nothing at all"),
+        ("return self.conv(x) / 0", "divides by zero"),
+        ("return self.conv(x[0])", "aten.conv2d (in conv at model.py:11) has no batch"),
+        ("return F.pad(F.pad(self.conv(x), (-1, -1)), (1, 1))", "pads by a negative number"),
+        ("return F.dropout(self.conv(x), 0.5)", "drops values at random"),
+        ("return self.conv(x) + torch.rand(4, 1, 1)", "aten.rand (in the net itself at model.py:11) is not known here"),
+        ("return torch.addmm(torch.ones(5), x.mean((2, 3)), torch.ones(3, 5), beta=2)", "multiplies its summands"),
+        ("return F.interpolate(self.conv(x)[:, :, :9, :9], scale_factor=2.05)", "which torch does in two ways"),
+        ("self.conv.weight.mul_(2)\nreturn self.conv(x)", "conv.weight is from then on"),
+        ("with torch.autocast('cpu'):\n    return self.conv(x)", "changes the type of an activation to torch.bfloat16"),
+        ("raise SystemExit", "cannot be traced with an input of [1, 3, 224, 224]: SystemExit"),
+        ("return []", "its module returns no tensor"),
         ("return self.conv(x).double()", "changes the type of an activation to torch.float64"),
         ("return self.conv(x).argmax(1)", "aten.argmax (in the net itself at model.py:11) is not known here"),
         ("return x", "an output (of the net) is the input itself"),
@@ -230,6 +260,19 @@ def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
 )
 def test_what_cannot_be_traced_or_expressed_is_refused(tmp_path, body, message):
     assert message in refused(tmp_path, write_module(tmp_path, body))
+
+
+@pytest.mark.parametrize("shape", ["0,3,5,5", "1,3,100000,100000"])
+def test_an_input_that_no_blob_holds_is_refused(tmp_path, shape):
+    net = write_module(tmp_path, "return self.conv(x)")
+    assert "takes no input of" in refused(tmp_path, net, "--input-shape", shape)
+
+
+def test_a_file_may_be_called_like_a_module_that_torch_imports(tmp_path):
+    net = write_module(tmp_path, "return self.conv(x)").replace("model.py", "inspect.py")
+    (tmp_path / "model.py").rename(tmp_path / "inspect.py")
+    done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_permutation_is_for_those_that_have_the_layer(tmp_path):
@@ -269,6 +312,11 @@ def test_verify_says_how_far_each_layer_is_from_torch(residual):
 
 def test_verify_asks_opencv(residual):
     assert "; opencv," in run_cli(*residual("--engine", "opencv")).stderr
+
+
+def test_verify_compares_the_calls_that_are_made(tmp_path):
+    made = Converted(tmp_path, "input changed")
+    assert parity([tmp_path / "c.pth"], [made.model]).departed is None
 
 
 @pytest.mark.caffe

@@ -123,6 +123,67 @@ class Head(nn.Module):
         return self.fc(self.norm(torch.flatten(self.conv(x), 1))).log_softmax(1)
 
 
+class Named(nn.Module):
+    """Modules whose names are those that others would get: of the input, of a second call, of a name that is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data, self.a, self.a1, self.a1_2 = (nn.Conv2d(4, 4, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a1_2(self.a1(self.a(self.a(self.data(x)))))
+
+
+class Rows(nn.Module):
+    """What OpenCV would merge into an InnerProduct over rows, and `fold_batchnorm` must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.bn, self.fc2, self.prelu = nn.Linear(12, 4), nn.BatchNorm2d(4), nn.Linear(4, 4), nn.PReLU(4, 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prelu(self.fc2(self.bn(self.fc1(x))))
+
+
+class Flattened(nn.Module):
+    """A blob that is given another shape and worked on there, and used as it was, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(4, 4, 1), nn.BatchNorm1d(432)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x)
+        return self.bn(y.flatten(1)), (1.5 * y).sigmoid()
+
+
+class Constants(nn.Module):
+    """Tensors that no state dict holds, one of them large and written to in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.number = nn.Conv2d(4, 4, 1), torch.tensor(2.5)
+        grid = torch.zeros(160, 12, 9)
+        grid[:, :] = torch.linspace(0, 1, 9)
+        self.register_buffer("grid", grid[:4].transpose(1, 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * self.number + self.grid
+
+
+class Changed(nn.Module):
+    """Its input is changed in place, and what one call of a module returns is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.weight = nn.Conv2d(4, 4, 1), nn.Parameter(torch.randn(12, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv(x)
+        x.mul_(2)
+        return F.linear(self.conv(x), self.weight.T)
+
+
 class Several(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -206,6 +267,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "average pool, up": module(lambda: nn.AvgPool2d(2, ceil_mode=True)),
     "average pool without padding": module(lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False)),
     "average pool of everything": module(lambda: nn.AvgPool2d((9, 12))),
+    "average pool, larger than the image": fn(lambda x: F.avg_pool2d(x[:, :, :2, :2], 3, 3, (1, 1), ceil_mode=True)),
     "adaptive average": module(lambda: nn.AdaptiveAvgPool2d((3, 4))),
     "adaptive average, uneven": module(lambda: nn.AdaptiveAvgPool2d((4, 5))),
     "adaptive average, larger": module(lambda: nn.AdaptiveAvgPool2d((9, 14))),
@@ -219,6 +281,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu6": module(nn.ReLU6),
     "hardtanh": module(lambda: nn.Hardtanh(-0.3, 0.4)),
     "clamp": fn(lambda x: x.clamp(min=-0.2) + x.clamp(max=0.1)),
+    "clamp far away": fn(lambda x: x.clamp(-1e4, 1e4) + x.clamp(min=-1e4) + x.clamp(max=1e4) + x.clamp(1, -1)),
     "leaky relu": module(lambda: nn.LeakyReLU(0.2)),
     "prelu": module(lambda: nn.PReLU(4, 0.3)),
     "prelu, one for all": module(lambda: nn.PReLU(1, 0.3)),
@@ -261,6 +324,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "squeeze": fn(lambda x: x.mean(3, keepdim=True).squeeze(-1).unsqueeze(2).relu()),
     "nearest": fn(lambda x: F.interpolate(x, scale_factor=2)),
     "nearest, uneven": fn(lambda x: F.interpolate(x, size=(13, 7))),
+    "nearest, by a factor": fn(lambda x: F.interpolate(x, scale_factor=3.05)),
     "bilinear": fn(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
     "bilinear, aligned": fn(lambda x: F.interpolate(x, size=(20, 25), mode="bilinear", align_corners=True)),
     "bilinear, smaller": fn(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear")),
@@ -270,6 +334,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "convnext": ConvNeXtBlock,
     "in place": Inplace,
     "several outputs": Several,
+    "names that are taken": Named,
+    "rows": Rows,
+    "flattened": Flattened,
+    "constants": Constants,
+    "input changed": Changed,
+    "a number": fn(lambda x: x.mean()),
 }
 SHAPES = {
     "sequence": (1, 4, 15),

@@ -13,9 +13,9 @@ of numbers alone, and becomes a blob, or a number in a layer's parameters. What 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -386,8 +386,6 @@ class Lowering:
     def _laid_out(self, x: Value) -> Value:
         """Zeros around an image: a convolution of each channel with a single one."""
         above, below, left, right = x.padding
-        if min(x.padding) < 0:
-            raise UnsupportedError("pads by a negative number", "slice instead")
         x = self.image(replace(x, padding=(0, 0, 0, 0)))
         channels = x.blob[1]
         window = Window((Axis(1, low=above, high=below), Axis(1, low=left, high=right)))
@@ -415,7 +413,7 @@ class Lowering:
 
     def finished(self, net_input: str) -> tuple[tuple[Layer, ...], dict[str, str]]:
         """The layers with their names, and the tops by what they were called meanwhile. Tops are called like layers."""
-        names = self._names()
+        names = self._names(net_input)
         tops = {net_input: net_input}
         layers = []
         for draft, name in zip(self.drafts, names, strict=True):
@@ -426,22 +424,21 @@ class Lowering:
             layers.append(replace(draft.layer, name=name, bottoms=bottoms, tops=named))
         return tuple(layers), tops
 
-    def _names(self) -> list[str]:
+    def _names(self, net_input: str) -> list[str]:
         """Layers are called after modules; where several nodes share a name, after their numbers too."""
         keys: dict[str, list[str]] = {}
         for draft in self.drafts:
             known = keys.setdefault(draft.label.base, [])
             if draft.label.key not in known:
                 known.append(draft.label.key)
-        taken: Counter[str] = Counter()
-        names = []
+        names: dict[str, None] = {net_input: None}
         for draft in self.drafts:
             same = keys[draft.label.base]
             name = draft.label.base + (str(same.index(draft.label.key) + 1) if len(same) > 1 else "")
             name += f".{draft.part}" if draft.part else ""
-            taken[name] += 1
-            names.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
-        return names
+            numbered = (f"{name}_{number}" for number in count(2))
+            names[name if name not in names else next(other for other in numbered if other not in names)] = None
+        return list(names)[1:]
 
     def mark(self, value: Value, call: Call) -> None:
         """Says that a value is what a call of a module returns."""

@@ -51,7 +51,7 @@ def find(net: str, arguments: str | None) -> Maker:
     NetError : it cannot be found; or, when it is called, it fails, or builds no module
     """
     make, keywords = _callable(net), _keywords(arguments)
-    return lambda: _made(net, make, keywords).eval().requires_grad_(False)
+    return lambda: _made(net, make, keywords)
 
 
 def on_meta(make: Maker) -> nn.Module:
@@ -67,9 +67,24 @@ def on_meta(make: Maker) -> nn.Module:
 
 
 def on_cpu(make: Maker) -> nn.Module:
-    """The module with weights that are allocated, but never written to: they take no memory."""
-    with _uninitialised():
+    """The module with weights that are allocated, but never written to: they take no memory.
+
+    Where something else was left out, too, that no checkpoint holds, it is built once more with all that it writes.
+    """
+    import torch
+
+    try:
+        with _uninitialised() as left_out:
+            module = make()
+    except NetError:
         return make()
+    held = (value for value in module.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor))
+    if left_out.keys() - {
+        value.untyped_storage().data_ptr() for value in held if not torch.nn.parameter.is_lazy(value)
+    }:
+        del module
+        return make()
+    return module
 
 
 def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
@@ -127,7 +142,7 @@ def _callable(net: str) -> Callable[..., object]:
             module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
     except Error:
         raise
-    except Exception as error:  # whatever the user's code raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
         raise NetError(f"{place} cannot be imported: {_said(error)}") from error
     found: Any = module
     for part in name.split("."):
@@ -148,12 +163,15 @@ def _from_path(place: str) -> object:
 def _from_file(path: Path) -> object:
     if not path.is_file():
         raise NetError("no such file", file=str(path), advice="name the one that builds the module with --net")
+    import torch  # noqa: F401 # before files beside it can be taken for what torch imports
+
     sys.path.insert(0, str(path.resolve().parent))  # for what it imports from beside it
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.resolve().parent}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickles of the file look it up there
+    sys.modules[name] = module  # dataclasses and pickles of the file look it up there
     spec.loader.exec_module(module)
     return module
 
@@ -164,28 +182,35 @@ def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) ->
     try:
         with redirect_stdout(sys.stderr):
             made = make(**keywords)
-    except Exception as error:  # whatever the user's code raises
+        if isinstance(made, nn.Module):
+            return made.eval().requires_grad_(False)
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         advice = "give arguments with --net-args" if isinstance(error, TypeError) else None
         raise NetError(f"cannot be built: {_said(error)}", advice=advice) from error
-    if not isinstance(made, nn.Module):
-        raise NetError(f"builds a {type(made).__name__}, not a torch.nn.Module")
-    return made
+    raise NetError(f"builds a {type(made).__name__}, not a torch.nn.Module")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason(error)}"
 
 
 @contextmanager
-def _uninitialised() -> Iterator[None]:
-    """Leaves large tensors as they are allocated: what an operator would write into them in place is left out."""
+def _uninitialised() -> Iterator[dict[int, torch.UntypedStorage]]:
+    """Leaves large tensors as they are allocated: what an operator would write into them in place is left out.
+
+    Yields their storages by address; they are kept, so that no other one gets it.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    left_out: dict[int, torch.UntypedStorage] = {}
 
     class Skip(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func._schema.name.endswith("_") and args[0].numel() >= LARGE:
+                storage = args[0].untyped_storage()
+                left_out[storage.data_ptr()] = storage
                 return args[0]
             return func(*args, **(kwargs or {}))
 
     with Skip():  # type: ignore[no-untyped-call]
-        yield
+        yield left_out

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NetError, reason
+from ..errors import Error, NetError, reason
 from ..tensors import Tensor
 from . import modules
-from .graph import Call, Layer, Net
+from .graph import LARGEST, Call, Layer, Net
 from .lowering import OPERATORS, Constant, Label, Lowering, UnsupportedError, Value
 from .views import View
 
@@ -55,6 +56,8 @@ def bind(tensors: Mapping[str, Tensor], net: str, arguments: str | None, input_s
     try:
         module = modules.on_meta(make)
         program = export(module, net, input_shape)
+        if any(getattr(constant, "is_meta", False) for constant in program.constants.values()):
+            raise NetError("has tensors that are in no state dict")
     except NetError as error:
         module = modules.on_cpu(make)
         modules.check(module, tensors, net)  # before the second attempt: this may be what is wrong
@@ -68,19 +71,30 @@ def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> E
     """The module's graph for an input of this shape, functionalized. NetError, naming the reason, if there is none."""
     import torch
 
+    if min(input_shape) < 1 or prod(input_shape) > LARGEST:
+        raise NetError(f"takes no input of {list(input_shape)}", advice=f"from 1 to {LARGEST} numbers can be")
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    example = torch.empty(input_shape, device=device)
     try:
+        example = torch.empty(input_shape, device=device)
         with torch.no_grad(), _silence():
             program: ExportedProgram = torch.export.export(module, (example,), strict=False)
+            _refuse_autocast(program, device)
             functional: ExportedProgram = program.run_decompositions({})
             return functional
-    except Exception as error:  # whatever the module raises, and torch where control flow depends on data
+    except (Exception, SystemExit) as error:  # whatever the module raises, and torch where control flow depends on data
         said = f"{type(error).__name__}: {reason(error)}".strip().splitlines()[0]
         raise NetError(
             f"cannot be traced with an input of {list(input_shape)}: {said}",
             advice="it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values",
         ) from error
+
+
+def _refuse_autocast(program: ExportedProgram, device: torch.device) -> None:
+    """ValueError where the CPU would compute in another type: the meta device does not show it."""
+    graphs = (part.graph for part in program.graph_module.modules() if hasattr(part, "graph"))
+    regions = (node for graph in graphs for node in graph.nodes if "wrap_with_autocast" in str(node.target))
+    if device.type == "meta" and any(node.args[0] == "cpu" and node.args[2] for node in regions):
+        raise ValueError("it uses autocast")
 
 
 @contextmanager
@@ -146,6 +160,8 @@ class _Walk:
                 self.results[node] = self.call(node)
         if self.refusals.places:
             raise self.refusals.error(self.name)
+        if not made:
+            raise NetError(f"{self.name} computes nothing: its module returns no tensor")
         layers, tops = self.lowering.finished(INPUT)
         data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": {"shape": [{"dim": list(shape)}]}}, shapes=(shape,))
         outputs = tuple(tops[value.top] for value in made)
@@ -188,7 +204,7 @@ class _Walk:
                 self.mark(node, made)
             return made
         arguments = _resolved(node.args, self.results), _resolved(node.kwargs, self.results)
-        if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)):
+        if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)) and not _is_random(node):
             return _computed(node, *arguments)
         name, overload = _name(node)
         function = OPERATORS.get(f"{name}.{overload}") or OPERATORS.get(name)
@@ -198,12 +214,21 @@ class _Walk:
             return self.lowered(node, function, *arguments)
         except UnsupportedError as refused:
             self.refusals.add(f"aten.{name}", _place(node), refused)
-            return _placeholders(node)
+        except Error:
+            raise
+        except Exception as error:  # arguments that no function expects, constants that torch cannot compute
+            what = f"cannot be expressed: {type(error).__name__}: {reason(error)}"
+            self.refusals.add(f"aten.{name}", _place(node), UnsupportedError(what))
+        return _placeholders(node)
 
     def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         lowering = self.lowering
         lowering.label = _label(node)
         lowering.shapes = _shapes(node)
+        made_by_torch = node.meta["val"]
+        if not isinstance(made_by_torch, (list, tuple)) and not str(made_by_torch.dtype).endswith("float32"):
+            what = f"changes the type of an activation to {made_by_torch.dtype}"
+            raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem)
         lowering.used = frozenset(index for index in taken if isinstance(index, int))
         made = function(lowering, *args, **kwargs)
@@ -225,12 +250,18 @@ class _Walk:
     def outputs(self, node: Node) -> list[Value]:
         made = []
         (results,) = _resolved(node.args, self.results)
-        for value in results:
+        for value, spec in zip(results, self.program.graph_signature.output_specs, strict=True):
             try:
+                if spec.kind.name == "USER_INPUT_MUTATION":
+                    continue
+                if spec.kind.name != "USER_OUTPUT":
+                    raise UnsupportedError(
+                        f"is what {spec.target} is from then on: the next answer would be another one"
+                    )
                 if not isinstance(value, Value):
                     raise UnsupportedError("is a constant, not computed from the input")
                 self.lowering.label = Label("output")
-                value = self.lowering.reshaped(value, value.shape)
+                value = self.lowering.reshaped(value, value.shape or (1,))
                 if value.top == INPUT:
                     raise UnsupportedError("is the input itself")
                 made.append(value)
@@ -257,6 +288,13 @@ def _computed(node: Node, args: Any, kwargs: Any) -> Any:
         return [Constant(shape, origin, None, partial(lambda index: compute()[index], index)) for index, shape in each]
     (shape,) = _shapes(node)
     return Constant(shape, origin, None, compute)
+
+
+def _is_random(node: Node) -> bool:
+    """Whether it may compute something else each time."""
+    import torch
+
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _value(leaf: Any) -> Any:
@@ -311,16 +349,14 @@ def _stack(node: Node) -> list[tuple[str, str, str]]:
 def _last_nodes(program: ExportedProgram) -> dict[Node, Call]:
     """The nodes that calls of torch's own modules without children end with."""
     last: dict[str, tuple[Node, str]] = {}
-    numbers: dict[str, list[str]] = {}
     for node in program.graph.nodes:
         stack = _stack(node)
         if node.op != "call_function" or not stack or not stack[-1][2].startswith("torch.nn.modules."):
             continue
         key, path, _ = stack[-1]
         last[key] = (node, path)
-        if key not in numbers.setdefault(path, []):
-            numbers[path].append(key)
-    return {node: Call(path, numbers[path].index(key)) for key, (node, path) in last.items()}
+    # Numbers, not places in the order: of calls that come to nothing there is no node.
+    return {node: Call(path, int(key.rpartition("@")[2]) if "@" in key else 0) for key, (node, path) in last.items()}
 
 
 def _label(node: Node) -> Label:

@@ -10,6 +10,7 @@ from ..nets.graph import Layer, Net
 
 # What works on every element by itself, and may therefore write over its bottom.
 POINTWISE = ("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "PReLU", "Power", "ReLU", "ReLU6", "Sigmoid", "TanH")
+SHARED = ("Input", "Split", "Reshape", "Flatten")  # a top of theirs is their bottom's memory, in Caffe
 IN_PLACE = (*POINTWISE, "BatchNorm", "Scale")
 
 
@@ -75,7 +76,7 @@ def write_in_place(net: Net) -> Net:
         tops = layer.tops
         if layer.type in IN_PLACE and len(layer.bottoms) == 1:
             (bottom,), (top,) = layer.bottoms, layer.tops
-            may = makers[bottom].type not in ("Input", "Split") and len(consumers[bottom]) == 1
+            may = makers[bottom].type not in SHARED and len(consumers[bottom]) == 1
             if may and bottom not in net.outputs and top not in net.outputs:
                 tops = bottoms
                 renamed[top] = bottoms[0]

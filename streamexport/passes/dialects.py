@@ -8,7 +8,7 @@ Nets come with three things that not all of them know, and leave in words that t
         opencv, ssd `ceil_mode: false`
     Clip, which is BVLC master's
         opencv, ssd `ReLU6` between 0 and 6; else as in portable
-        portable    ReLU of the distance from one limit, then from the other
+        portable    ReLU of the distance from the upper limit, where the lower one is 0; else maxima with limits
     Rearrange, which is nobody's: the elements of a blob in another order (`nets.views`)
         opencv, ssd Reshape, `Permute`, Reshape
         portable, bvlc  a 1x1 convolution that picks channels; anything else is refused
@@ -60,7 +60,8 @@ def keep_apart(net: Net, dialect: str) -> Net:
     """The net with what OpenCV would merge wrongly kept apart.
 
     OpenCV takes a factor and a shift into a Power in front of them as if its power were 1, but not where that has a shift
-    of its own; it gets one that no float of an activation's size notices.
+    of its own; it gets one that no float of an activation's size notices. It takes what is behind an InnerProduct over a
+    later dimension into the rows of its weights, whatever the dimension; a Reshape to the shape that is there stands between.
     """
     if dialect == "bvlc":
         return net
@@ -76,7 +77,20 @@ def keep_apart(net: Net, dialect: str) -> Net:
             return layer
         return replace(layer, parameters={"power_param": {**power, "shift": UNNOTICED}})
 
-    return net.with_layers(tuple(kept(layer) for layer in net.layers))
+    layers: list[Layer] = []
+    renamed: dict[str, str] = {}
+    for layer in net.layers:
+        layers.append(kept(replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))))
+        following = consumers.get(layer.tops[0], [])
+        is_over_rows = layer.type == "InnerProduct" and layer.parameters["inner_product_param"].get("axis", 1) != 1
+        if is_over_rows and any(other.type in ("BatchNorm", "Scale", "PReLU") for other in following):
+            (shape,) = layer.shapes
+            apart = Layer(
+                f"{layer.name}.apart", "Reshape", layer.tops, (f"{layer.name}.apart",), _to(shape), shapes=(shape,)
+            )
+            layers.append(apart)
+            renamed[layer.tops[0]] = apart.tops[0]
+    return net.with_layers(tuple(layers))
 
 
 UNNOTICED = 1e-30
@@ -130,7 +144,10 @@ def _sizes(pooling: Mapping[str, Any], whole: str, *parts: str) -> list[int]:
 
 
 def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
-    """h - ReLU(h - l - ReLU(x - l)), with limits l and h."""
+    """h - ReLU(h - ReLU(x)) between 0 and h; else -max(-max(x, l), -h).
+
+    A distance from a limit is rounded to the limit's last place: no limits but those near the values are subtracted.
+    """
     low, high = (layer.parameters["clip_param"][name] for name in ("min", "max"))
     if dialect == "bvlc":
         yield layer
@@ -138,18 +155,31 @@ def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
     if dialect in HAVE_PERMUTE and (low, high) == (0, 6):
         yield replace(layer, type="ReLU6", parameters={})
         return
-    steps: list[tuple[str, str, Mapping[str, Any]]] = [
-        ("low", "Power", {"power_param": {"shift": -low}}),
-        ("above", "ReLU", {}),
-        ("high", "Power", {"power_param": {"scale": -1.0, "shift": high - low}}),
-        ("below", "ReLU", {}),
-        ("", "Power", {"power_param": {"scale": -1.0, "shift": high}}),
-    ]
-    bottoms = layer.bottoms
-    for part, kind, parameters in steps[1 if not low else 0 :]:
-        name = f"{layer.name}.{part}" if part else layer.name
-        yield Layer(name, kind, bottoms, (name,), parameters, shapes=layer.shapes)
-        bottoms = (name,)
+    name, bottom = layer.name, layer.bottoms[0]
+    if low == 0 and high <= NEAR:
+        steps: list[tuple[str, str, tuple[str, ...], Mapping[str, Any]]] = [
+            ("above", "ReLU", (), {}),
+            ("high", "Power", (), {"power_param": {"scale": -1.0, "shift": high}}),
+            ("below", "ReLU", (), {}),
+            ("", "Power", (), {"power_param": {"scale": -1.0, "shift": high}}),
+        ]
+    else:
+        steps = [
+            ("low", "Power", (), {"power_param": {"scale": 0.0, "shift": low}}),
+            ("above", "Eltwise", (bottom,), {"eltwise_param": {"operation": "MAX"}}),
+            ("negated", "Power", (), {"power_param": {"scale": -1.0}}),
+            ("high", "Power", (), {"power_param": {"scale": 0.0, "shift": -high}}),
+            ("below", "Eltwise", (f"{name}.negated",), {"eltwise_param": {"operation": "MAX"}}),
+            ("", "Power", (), {"power_param": {"scale": -1.0}}),
+        ]
+    for part, kind, others, parameters in steps:
+        made = f"{name}.{part}" if part else name
+        yield Layer(made, kind, (*others, bottom), (made,), parameters, shapes=layer.shapes)
+        bottom = made
+
+
+NEAR = 8
+"""A limit up to which ReLU6 and its like are composed of distances from it."""
 
 
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
@@ -194,9 +224,13 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
 def _reshape(layer: Layer, part: str, shape: Sequence[int], wanted: Sequence[int]) -> list[Layer]:
     if tuple(shape) == tuple(wanted):
         return []
-    dims = [0, *wanted[1:]] if shape[0] == wanted[0] else list(wanted)
-    parameters = {"reshape_param": {"shape": {"dim": dims}}}
+    parameters = _to(wanted) if shape[0] == wanted[0] else {"reshape_param": {"shape": {"dim": list(wanted)}}}
     return [Layer(f"{layer.name}.{part}", "Reshape", (), (), parameters, shapes=(tuple(wanted),))]
+
+
+def _to(shape: Sequence[int]) -> Mapping[str, Any]:
+    """A Reshape's parameters that keep the size of the batch, whatever it is."""
+    return {"reshape_param": {"shape": {"dim": [0, *shape[1:]]}}}
 
 
 def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -> list[int] | None:

@@ -47,7 +47,7 @@ def fold_batchnorm(net: Net) -> Net:
 
     merged: dict[str, Layer | None] = {}
     for layer in net.layers:
-        norm = follower(layer, "BatchNorm") if layer.type in WEIGHTED else None
+        norm = follower(layer, "BatchNorm") if _makes_channels(layer) else None
         if norm is None or norm.blobs[0].count != layer.blobs[0].shape[0]:  # else its bottom was given another shape
             continue
         scale = follower(norm, "Scale")
@@ -58,6 +58,11 @@ def fold_batchnorm(net: Net) -> Net:
             merged[scale.name] = None
     layers = (merged.get(layer.name, layer) for layer in net.layers)
     return net.with_layers(tuple(layer for layer in layers if layer is not None))
+
+
+def _makes_channels(layer: Layer) -> bool:
+    """Whether the rows of a layer's weights make its top's second dimension, which BatchNorm takes for the channels."""
+    return layer.type in WEIGHTED and layer.parameters[WEIGHTED[layer.type]].get("axis", 1) == 1
 
 
 def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:

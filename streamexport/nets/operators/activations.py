@@ -145,18 +145,20 @@ def _clamp_max(net: Lowering, x: Operand, high: float) -> Value:
 
 
 def clipped(net: Lowering, x: Operand, low: float | None, high: float | None, part: str = "") -> Value:
-    """Between limits, of which one may be missing: min(x, h) = h - ReLU(h - x), max(x, l) = l + ReLU(x - l)."""
+    """Between limits, of which one may be missing: max(x, l), and min(x, h) = -max(-x, -h).
+
+    A limit is 0 x + l. (l + ReLU(x - l) would round x to the last place of l, which may be far away.)
+    """
     low, high = (None if limit is None or abs(limit) == inf else float(limit) for limit in (low, high))
     if low is not None and high is not None:
-        return net.pointwise("Clip", x, {"clip_param": {"min": low, "max": high}}, part)
+        return net.pointwise("Clip", x, {"clip_param": {"min": min(low, high), "max": high}}, part)
     if low is not None:
         if not low:
             return net.pointwise("ReLU", x, part=part)
-        above = net.pointwise("ReLU", net.power(x, shift=-low, part="in"), part="relu")
-        return net.power(above, shift=low, part=part)
+        return net.eltwise("MAX", net.activation(x), net.power(x, scale=0, shift=low, part="low"), part=part)
     if high is not None:
-        below = net.pointwise("ReLU", net.power(x, scale=-1, shift=high, part="in"), part="relu")
-        return net.power(below, scale=-1, shift=high, part=part)
+        negated, limit = net.power(x, scale=-1, part="in"), net.power(x, scale=0, shift=-high, part="high")
+        return net.power(net.eltwise("MAX", negated, limit, part="max"), scale=-1, part=part)
     return net.activation(x)
 
 

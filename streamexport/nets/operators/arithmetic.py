@@ -64,6 +64,8 @@ def _div(net: Lowering, x: Operand, y: Operand, rounding_mode: str | None = None
         return _mul(net, x, inverse) if x != 1 else inverse
     if isinstance(y, Constant):
         return _mul(net, x, _computed(y, lambda values: 1 / values))
+    if not _number(y):
+        raise UnsupportedError("divides by zero")
     return _mul(net, x, 1 / _number(y))
 
 

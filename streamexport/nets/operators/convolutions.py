@@ -24,7 +24,7 @@ def _conv(
     groups: int = 1,
 ) -> Value:
     """One dimension is the width of an image that is one pixel high."""
-    rank = len(net.shape) - 2
+    rank = _rank(weight)
     image, before = _image(net, x, rank)
     kernel = _blob(net, weight, rank)
     steps = (pair(stride, rank, 1), pair(dilation, rank, 1))
@@ -51,7 +51,7 @@ def _conv_transpose(
 ) -> Value:
     """Caffe has no output padding: rows of zeros behind the kernel bring it about. Dilated kernels are laid out, since
     OpenCV gets the size of their tops wrong."""
-    rank = len(net.shape) - 2
+    rank = _rank(weight)
     image, before = _image(net, x, rank)
     if any(map(any, before)):
         image = net.activation(x)
@@ -87,7 +87,11 @@ def _linear(net: Lowering, x: Operand, weight: Operand, bias: Operand | None = N
 
 
 @operator("addmm")
-def _addmm(net: Lowering, bias: Operand, x: Operand, weight: Operand) -> Value:
+def _addmm(net: Lowering, bias: Operand, x: Operand, weight: Operand, *, beta: float = 1, alpha: float = 1) -> Value:
+    if (beta, alpha) != (1, 1):
+        raise UnsupportedError(f"multiplies its summands, by {beta} and {alpha}")
+    if not isinstance(bias, Constant) or bias.shape != net.shape[1:]:
+        raise UnsupportedError("adds what is no bias", "add it by itself")
     return _linear(net, x, _transposed(weight), bias)
 
 
@@ -133,8 +137,6 @@ def _image(net: Lowering, x: Operand, rank: int) -> tuple[Value, list[tuple[int,
     image = net.reshaped(bare, (batch, channels, *([1] * (2 - rank)), *size))
     if rank == 1 and (above or below):
         raise UnsupportedError("pads channels")
-    if min(x.padding) < 0:
-        raise UnsupportedError("pads by a negative number", "slice instead")
     return image, [(above, below), (left, right)]
 
 
@@ -142,6 +144,11 @@ def _blob(net: Lowering, weight: Operand, rank: int) -> Blob:
     """Weights with two axes behind the channels."""
     shape = weight.shape if isinstance(weight, Constant) else ()
     return net.blob(weight, (*shape[:2], *([1] * (2 - rank)), *shape[2:]))
+
+
+def _rank(weight: Operand) -> int:
+    """How many dimensions a kernel slides over."""
+    return len(weight.shape) - 2 if isinstance(weight, Constant) else 0
 
 
 def _bias(net: Lowering, bias: Operand | None) -> Blob | None:

@@ -43,7 +43,7 @@ def _batch_norm_of_the_batch(
         raise UnsupportedError(
             "normalizes with the statistics of the batch", "call eval() on it, with tracked statistics"
         )
-    return [_own(net, x, net.shape[1], weight, bias, eps), None, None]
+    return [_own(net, x, net.shape[1], weight, bias, eps), *[None] * (len(net.shapes) - 1)]
 
 
 @operator("instance_norm")

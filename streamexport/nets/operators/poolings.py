@@ -77,7 +77,10 @@ def _pool(
     ceil_mode: bool,
 ) -> Value:
     """A pooling of an image to this shape: MAX or AVE."""
-    if not ceil_mode and shape[2:] == (1, 1) and kernel == x.blob[2:] and not any(pad):
+    size = x.blob[2:]
+    # A larger window than there is room for, which torch has where sizes are rounded up, leaves nothing to OpenCV.
+    kernel = (min(kernel[0], size[0] + 2 * pad[0]), min(kernel[1], size[1] + 2 * pad[1]))
+    if not ceil_mode and shape[2:] == (1, 1) and kernel == size and not any(pad):
         return net.layer("Pooling", [x], shape, {"pooling_param": GLOBAL[method]})
     pairs = (("kernel", "kernel_size", kernel), ("stride", "stride", stride), ("pad", "pad", pad))
     is_square = all(first == second for _, _, (first, second) in pairs)

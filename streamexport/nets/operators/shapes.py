@@ -17,25 +17,29 @@ Matrix = list[list[float]]
 
 
 @operator(
+    "_to_copy",
+    "to",
     "clone",
     "alias",
     "contiguous",
     "detach",
     "lift_fresh_copy",
     "lift_fresh",
-    "dropout",
-    "native_dropout",
-    "feature_dropout",
 )
 def _identity(net: Lowering, x: Operand, *_: Any, **__: Any) -> Operand:
     return x
 
 
-@operator("_to_copy", "to")
-def _to(net: Lowering, x: Operand, *_: Any, dtype: Any = None, **__: Any) -> Operand:
-    if dtype is not None and not str(dtype).endswith("float32"):
-        raise UnsupportedError(f"changes the type of an activation to {dtype}", "Caffe computes in float32")
+@operator("dropout", "feature_dropout")
+def _dropout(net: Lowering, x: Operand, share: float, is_training: bool) -> Operand:
+    if is_training and share:
+        raise UnsupportedError("drops values at random", "give it training=self.training")
     return x
+
+
+@operator("native_dropout")
+def _native_dropout(net: Lowering, x: Operand, share: float, is_training: bool | None) -> list[Operand | None]:
+    return [_dropout(net, x, share, is_training is not False), None]
 
 
 @operator("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy")
@@ -200,7 +204,7 @@ def _sliced(net: Lowering, x: Value, axis: int, first: int, last: int, step: int
         return x
     if not axis:
         raise UnsupportedError("takes a part of the batch")
-    if 0 in shape:
+    if min(shape) < 1:
         raise UnsupportedError("takes nothing at all")
     batch, size, behind = x.shape[0], x.shape[axis], prod(x.shape[axis + 1 :])
     if axis == 1:
@@ -242,6 +246,8 @@ def _padded_with_zeros(net: Lowering, x: Operand, pad: Sequence[int], value: flo
         raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
     if not isinstance(x, Value):
         raise UnsupportedError("takes a constant where only activations can be")
+    if min(pad) < 0:  # what it cuts off would be there again after the next padding
+        raise UnsupportedError("pads by a negative number", "slice instead")
     if any(pad[4:]):
         return _padded_channels(net, x, pad)
     left, right, above, below = (*pad[:4], 0, 0)[:4]
@@ -267,7 +273,7 @@ def _padded_with_pixels(net: Lowering, x: Operand, pad: Sequence[int], is_mirror
 
 def _padded_channels(net: Lowering, x: Value, pad: Sequence[int]) -> Value:
     """Channels of zeros: rows of a 1x1 convolution that pick nothing."""
-    if len(x.shape) != 4 or any(pad[:4]) or any(pad[6:]) or min(pad[4:6]) < 0:
+    if len(x.shape) != 4 or any(pad[:4]) or any(pad[6:]):
         raise UnsupportedError(f"pads by {list(pad)}", "pad channels by themselves")
     image = net.image(x)
     channels = image.blob[1]
@@ -310,13 +316,15 @@ def _channel_shuffle(net: Lowering, x: Operand, groups: int) -> Value:
 
 @operator("upsample_nearest2d")
 def _upsample_nearest(net: Lowering, x: Operand, size: Any = None, *scales: Any) -> Value:
-    """By a whole number, a transposed convolution repeats each pixel; else each is picked by a matrix."""
+    """Where each pixel is repeated as often, a transposed convolution does it; else each is picked by a matrix."""
     image = net.image(x)
-    (height, width), (tall, wide) = image.blob[2:], net.shape[2:]
-    if tall % height == 0 and wide % width == 0:
-        return _enlarged(net, image, tall // height, wide // width)
-    lists = zip((height, width), (tall, wide), _scales(scales), strict=True)
-    return resized(net, image, *(_nearest(*axis) for axis in lists))
+    given, wanted = image.blob[2:], net.shape[2:]
+    places = [_nearest(n, m, s) for n, m, s in zip(given, wanted, _scales(scales), strict=True)]
+    down, right = (m // n for n, m in zip(given, wanted, strict=True))
+    if places == [[at // by for at in range(n * by)] for n, by in zip(given, (down, right), strict=True)]:
+        return _enlarged(net, image, down, right)
+    lists = zip(places, given, wanted, strict=True)
+    return resized(net, image, *(None if n == m else _picking(picked, n) for picked, n, m in lists))
 
 
 @operator("upsample_bilinear2d")
@@ -352,12 +360,16 @@ def _scales(scales: Sequence[Any]) -> tuple[float | None, float | None]:
     return first, second
 
 
-def _nearest(size: int, wanted: int, factor: float | None) -> Matrix | None:
-    if size == wanted:
-        return None
-    step = 1 / factor if factor else size / wanted
-    picked = [min(floor(place * step), size - 1) for place in range(wanted)]
-    return _picking(picked, size)
+def _nearest(size: int, wanted: int, factor: float | None) -> list[int]:
+    """Which pixel each one is taken from, computed in float32 as torch does."""
+    import numpy as np
+
+    step = np.float32(1 / factor) if factor else np.float32(size) / np.float32(wanted)
+    picked = [min(floor(np.float32(place) * step), size - 1) for place in range(wanted)]
+    # Of the same or twice the size, small images are repeated whatever the factor, large ones are not.
+    if wanted in (size, 2 * size) and picked != [place * size // wanted for place in range(wanted)]:
+        raise UnsupportedError(f"resizes {size} by {factor}, which torch does in two ways", "give it the size instead")
+    return picked
 
 
 def _picking(picked: Sequence[int], size: int) -> Matrix:
