@@ -45,8 +45,10 @@ class Converted:
             answer = made(torch.from_numpy(self.image.copy()))
         self.expected = [np.atleast_1d(leaf.numpy()) for leaf in tree_leaves(answer)]
         self.prototxt, self.model = directory / "net.prototxt", directory / "net.caffemodel"
-        chosen = Options(net=f"{FILE}:build", net_args=json.dumps({"name": name}), input_shape=self.shape, **options)
-        self.plan = streamexport.convert([checkpoint], self.model, chosen)
+        self.options = Options(
+            net=f"{FILE}:build", net_args=json.dumps({"name": name}), input_shape=self.shape, **options
+        )
+        self.plan = streamexport.convert([checkpoint], self.model, self.options)
         self.outputs = self.plan.net.outputs
         assert len(self.outputs) == len(self.expected)
         np.savez(directory / "inputs.npz", data=self.image)
@@ -316,7 +318,7 @@ def test_verify_asks_opencv(residual):
 
 def test_verify_compares_the_calls_that_are_made(tmp_path):
     made = Converted(tmp_path, "input changed")
-    assert parity([tmp_path / "c.pth"], [made.model]).departed is None
+    assert parity([tmp_path / "c.pth"], [made.model], options=made.options).departed is None
 
 
 @pytest.mark.caffe
