@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf
+from dataclasses import replace
+from math import inf, prod
 from typing import Any
 
 from .. import kernels
 from ..graph import Blob
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from ..views import View
 
 GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
 """x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
@@ -30,10 +32,12 @@ def _prelu(net: Lowering, x: Operand, slope: Operand) -> Value:
     x = net.activation(x)
     if not isinstance(slope, Constant):
         raise UnsupportedError("takes as a weight what depends on the input")
-    x = net.reshaped(x, x.shape)
     channels = x.shape[1]
+    # Caffe takes no more than four dimensions.
+    image = net.reshaped(x, x.shape if len(x.shape) < 5 else (*x.shape[:2], 1, prod(x.shape[2:])))
     blob = kernels.filled((channels,), slope.number()) if slope.count == 1 else net.blob(slope, (channels,))
-    return net.layer("PReLU", [x], x.shape, blobs=[Blob(blob.shape, blob.values, blob.dtype, slope.origin)])
+    made = net.layer("PReLU", [image], image.blob, blobs=[Blob(blob.shape, blob.values, blob.dtype, slope.origin)])
+    return replace(made, view=View.of(x.shape))
 
 
 @operator("elu")
