@@ -175,7 +175,7 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
         for top, layer in writers.items()
         if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
     ]
-    if options.end is None and len(net.outputs) == len(outputs.last):
+    if options.end is None and options.softmax and len(net.outputs) == len(outputs.last):
         parts += [_Part(writers[top], top, index) for index, top in enumerate(net.outputs)]
     return parts
 

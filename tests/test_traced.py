@@ -321,6 +321,18 @@ def test_verify_compares_the_calls_that_are_made(tmp_path):
     assert parity([tmp_path / "c.pth"], [made.model], options=made.options).departed is None
 
 
+def test_leaving_out_the_softmax_leaves_the_other_outputs(tmp_path):
+    net = write_module(tmp_path, "y = self.conv(x)\nreturn y.relu(), y.softmax(1)")
+    options = ("--net", net, "--no-softmax", "--input-shape", "1,3,5,6")
+    done = run_cli("convert", tmp_path / "c.pth", "-o", tmp_path / "m.caffemodel", *options)
+    assert "outputs, in torch's order" in done.stderr
+    image = np.random.default_rng(0).standard_normal((1, 3, 5, 6)).astype("f4")
+    found = opencv_logits(tmp_path / "m.prototxt", tmp_path / "m.caffemodel", image, "relu")
+    np.testing.assert_allclose(found[0], np.maximum(image[0].sum(0)[None].repeat(4, 0), 0), atol=1e-5)
+    done = run_cli("verify", tmp_path / "c.pth", tmp_path / "m.caffemodel", "--forward")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.caffe
 def test_verify_asks_caffe(residual):
     assert "; caffe," in run_cli(*residual("--engine", "caffe")).stderr

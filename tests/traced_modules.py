@@ -248,6 +248,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "head": Head,
     # normalization
     "batch norm first": lambda: nn.Sequential(nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+    "batch norm, five dimensions": module(lambda: nn.Sequential(nn.Unflatten(1, (4, 1)), nn.BatchNorm3d(4))),
     "batch norm without affine": module(lambda: nn.BatchNorm2d(4, affine=False)),
     "batch norm of the batch": module(lambda: nn.BatchNorm2d(4, track_running_stats=False)),
     "instance norm": module(lambda: nn.InstanceNorm2d(4, affine=True)),
@@ -285,6 +286,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "leaky relu": module(lambda: nn.LeakyReLU(0.2)),
     "prelu": module(lambda: nn.PReLU(4, 0.3)),
     "prelu, one for all": module(lambda: nn.PReLU(1, 0.3)),
+    "prelu, five dimensions": fn(lambda x: F.prelu(x.unsqueeze(-1), torch.tensor([0.1, 0.2, 0.3, 0.4]))),
     "elu": module(lambda: nn.ELU(0.7)),
     "selu": module(nn.SELU),
     "celu": module(lambda: nn.CELU(0.5)),

@@ -38,4 +38,6 @@ def without_softmax(net: Net) -> Net:
     """The net without the softmax that it ends with, if it does."""
     if net.layers[-1].type != "Softmax":
         return net
-    return replace(net, layers=net.layers[:-1], outputs=net.outputs and net.layers[-1].bottoms)
+    (top,), (bottom,) = net.layers[-1].tops, net.layers[-1].bottoms
+    outputs = tuple(bottom if output == top else output for output in net.outputs)
+    return replace(net, layers=net.layers[:-1], outputs=outputs)

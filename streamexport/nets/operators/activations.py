@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import kernels
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from ..views import View
 from .poolings import whole_columns
 
 GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
@@ -29,13 +30,14 @@ def _leaky_relu(net: Lowering, x: Operand, slope: float = 0.01) -> Value:
 def _prelu(net: Lowering, x: Operand, slope: Operand) -> Value:
     """A slope for each channel. One for all is repeated: OpenCV does not know Caffe's way of saying so."""
     x = net.activation(x)
-    x = net.reshaped(x, x.shape)
     channels = x.shape[1]
+    # Caffe takes no more than four dimensions.
+    image = net.reshaped(x, x.shape if len(x.shape) < 5 else (*x.shape[:2], 1, prod(x.shape[2:])))
     if isinstance(slope, Constant) and slope.count == 1:
         blob = replace(kernels.filled((channels,), slope.number()), origin=slope.origin)
     else:
         blob = net.blob(slope, (channels,))
-    return net.layer("PReLU", [x], x.shape, blobs=[blob])
+    return replace(net.layer("PReLU", [image], image.blob, blobs=[blob]), view=View.of(x.shape))
 
 
 @operator("elu")

@@ -110,9 +110,9 @@ def _stored(
 ) -> Value:
     """Normalization of channels by statistics that the checkpoint holds."""
     x = net.activation(x)
-    if len(x.shape) == 3:  # OpenCV takes two dimensions, or four
-        batch, channels, length = x.shape
-        image = net.reshaped(x, (batch, channels, 1, length), "image")
+    if len(x.shape) not in (2, 4):  # OpenCV takes no others
+        batch, channels, *rest = x.shape
+        image = net.reshaped(x, (batch, channels, 1, prod(rest)), "image")
     else:
         image = net.reshaped(x, x.shape)
     parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
