@@ -39,6 +39,9 @@ class Outputs:
         self._places: dict[Hashable, tuple[int, tuple[int, ...], str]] = {}
         self.last: list[Array] = []
 
+    def __del__(self) -> None:
+        self._file.close()
+
     def __contains__(self, maker: Hashable) -> bool:
         return maker in self._places
 

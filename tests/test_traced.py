@@ -329,7 +329,7 @@ def test_leaving_out_the_softmax_leaves_the_other_outputs(tmp_path):
     image = np.random.default_rng(0).standard_normal((1, 3, 5, 6)).astype("f4")
     found = opencv_logits(tmp_path / "m.prototxt", tmp_path / "m.caffemodel", image, "relu")
     np.testing.assert_allclose(found[0], np.maximum(image[0].sum(0)[None].repeat(4, 0), 0), atol=1e-5)
-    done = run_cli("verify", tmp_path / "c.pth", tmp_path / "m.caffemodel", "--forward")
+    done = run_cli("verify", tmp_path / "c.pth", tmp_path / "m.caffemodel", "--net", net, "--forward")
     assert done.returncode == 0, done.stderr
 
 
