@@ -103,7 +103,7 @@ def run(
             inner.register_forward_hook(hook(path))
     try:
         with torch.no_grad(), _streamed(module, tensors, precision, halved):
-            made = module(torch.from_numpy(image).to(precision))
+            made = module(torch.from_numpy(image).to(precision, copy=True))  # it may be changed in place
         outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
