@@ -8,8 +8,9 @@ from math import prod
 
 from ..graph import Blob, computed
 from ..kernels import Embedded
-from ..lowering import Axis, Constant, Lowering, Operand, UnsupportedError, Value, Window, operator, pair
+from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
 from ..views import View
+from ..windows import Axis, Window, pair
 
 
 @operator("conv2d", "conv1d")

@@ -12,8 +12,9 @@ from math import prod
 from typing import Any
 
 from .. import kernels
-from ..lowering import Lowering, Operand, Shape, UnsupportedError, Value, operator, pair
+from ..lowering import Lowering, Operand, Shape, UnsupportedError, Value, operator
 from ..views import View
+from ..windows import pair
 from .shapes import Matrix, resized
 
 GLOBAL = {"MAX": {"pool": "MAX", "global_pooling": True}, "AVE": {"pool": "AVE", "global_pooling": True}}

@@ -10,8 +10,9 @@ from typing import Any
 
 from .. import kernels
 from ..graph import Blob
-from ..lowering import Axis, Lowering, Operand, UnsupportedError, Value, Window, operator
+from ..lowering import Lowering, Operand, UnsupportedError, Value, operator
 from ..views import View
+from ..windows import Axis, Window
 
 Matrix = list[list[float]]
 
