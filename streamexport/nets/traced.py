@@ -143,7 +143,8 @@ class _Walk:
     ) -> None:
         from . import operators  # noqa: F401 # registers them
 
-        self.program, self.module, self.tensors, self.name = program, module, tensors, name
+        self.program, self.tensors, self.name = program, tensors, name
+        self.buffers = dict(module.named_buffers())
         self.lowering, self.refusals = Lowering(), _Refusals()
         self.results: dict[Node, Any] = {}
         self.last = _last_nodes(program)
@@ -185,7 +186,7 @@ class _Walk:
         tensor = self.tensors.get(name)
         if tensor is not None:
             return Constant(shape, (name,), tensor, lambda: modules.loaded(tensor))
-        buffer = dict(self.module.named_buffers()).get(name)
+        buffer = self.buffers.get(name)
 
         def value() -> torch.Tensor:
             if buffer is None or buffer.is_meta:
