@@ -220,6 +220,28 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_what_looks_alike(tmp_pat
     assert "conv.weights is not expected" in line
 
 
+@pytest.mark.parametrize("value", [1.0, 2.0])
+def test_a_tensor_with_two_names_is_one(tmp_path, value):
+    net = write_module(tmp_path, "return self.conv(x)")
+    model = tmp_path / "model.py"
+    model.write_text(
+        model.read_text().replace("\n\n    def forward", "\n        self.other = self.conv\n\n    def forward")
+    )
+    weights, bias = torch.ones(4, 3, 1, 1), torch.zeros(4)
+    state = {
+        "conv.weight": weights,
+        "conv.bias": bias,
+        "other.weight": torch.full_like(weights, value),
+        "other.bias": bias,
+    }
+    torch.save(state, tmp_path / "c.pth")
+    if value == 1:
+        done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel")
+        assert done.returncode == 0, done.stderr
+    else:
+        assert "other.weight is not conv.weight, which are one tensor in the module" in refused(tmp_path, net)
+
+
 def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
     net = write_module(tmp_path, "x = self.conv(x).erf()\nx = x.cumsum(1)\nreturn (x @ x.transpose(2, 3)).erf()")
     line = refused(tmp_path, net)

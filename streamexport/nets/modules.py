@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Error, NetError, reason
+from ..extents import BUFFER
 from ..tensors import Computed, Stored, Strided, Tensor
 from .resnet import COUNTER
 
@@ -101,11 +102,32 @@ def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
         near = get_close_matches(name, unexpected, 1, 0.7)
         found.append(f"{name} is missing" + (f" (there is {near[0]})" if near else ""))
     found += [f"{name} is not expected" for name in unexpected]
+    first: dict[int, str] = {}  # by parameter: one that has several names is one tensor
+    for name, value in module.state_dict(keep_vars=True).items():
+        other = first.setdefault(id(value), name)
+        if name in tensors and other in tensors and not _is_same(tensors[name], tensors[other]):
+            found.append(f"{name} is not {other}, which are one tensor in the module")
     if found:
         listed = ", ".join(found[:MOST]) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
         raise NetError(
             f"does not fit {net}: {listed}", advice="--net and --net-args have to build the module that was trained"
         )
+
+
+def _is_same(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one, or copies; read a buffer at a time."""
+    is_judged_elsewhere = tensor.shape != other.shape or not (tensor.dtype.is_floating and other.dtype.is_floating)
+    if tensor.extent == other.extent or is_judged_elsewhere:
+        return True
+    ours, theirs = tensor.as_float32(), other.as_float32()
+    for start in range(0, ours.size, BUFFER):
+        stop = min(start + BUFFER, ours.size)
+        parts = bytearray(stop - start), bytearray(stop - start)
+        ours.render(start, stop, memoryview(parts[0]))
+        theirs.render(start, stop, memoryview(parts[1]))
+        if parts[0] != parts[1]:
+            return False
+    return True
 
 
 def loaded(tensor: Tensor) -> torch.Tensor:
