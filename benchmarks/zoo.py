@@ -1,10 +1,12 @@
 """torchvision's nets, converted in every dialect, and what Caffe, OpenCV and streamexport compute of them beside torch.
 
-bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]             all of it takes hours, and 12 GB of disk
+bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]             all of it takes an hour or two
 
 Every net gets seeded weights under which activations keep to about 1, and one seeded input. Whatever computes does so in
-a process of its own, so that one that crashes is a result. A net passes where its answer is within 1e-4 of torch's, of
-the largest number in it; or no farther from torch in double precision than four times what torch itself is.
+a process of its own, so that one that crashes is a result. Seconds and memory are the command's, in the first dialect;
+the other conversions are forked from a process that has imported torch already, two nets at a time. A net passes where
+its answer is within 1e-4 of torch's, of the largest number in it; or no farther from torch in double precision than four
+times what torch itself is.
 """
 
 from __future__ import annotations
@@ -12,16 +14,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import multiprocessing
+import os
 import re
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bench
 
+import streamexport
 from streamexport.costs import costs
 
 if TYPE_CHECKING:
@@ -192,32 +197,66 @@ def compare(engine: str, prototxt: str, model: str, truth: Path) -> Result:
     return {"single": single, "double": double}
 
 
+def rewritten(net: ZooNet, dialect: str, work: Path, model: Path) -> Result:
+    """Another conversion of the same net."""
+    options = streamexport.Options(
+        net=net.call, net_args=json.dumps(net.arguments), input_shape=(1, 3, net.size, net.size), dialect=dialect
+    )
+    streamexport.convert([work / "c.pth"], model, options)
+    return {}
+
+
 # What runs them
 
+FORKED = multiprocessing.get_context("fork")
 
-def child(*arguments: object) -> Result:
-    """A function above, by name, in a fresh process: what it returns, or {"failed": why}."""
-    done = bench.run((bench.PYTHON, "-W", "ignore", __file__, *arguments))
-    if not done.status:
-        result: Result = json.loads(done.stdout.splitlines()[-1])
-        return result
-    return {"failed": signal.Signals(-done.status).name if done.status < 0 else last_line(done.stderr)}
+
+def apart(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a function returns in a process of its own; {"failed": why} where it fails, or the process dies."""
+    receiver, sender = FORKED.Pipe(duplex=False)
+    process = FORKED.Process(target=answer, args=(sender, function, *arguments))
+    process.start()
+    sender.close()
+    try:
+        result: Result = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        result = {"failed": signal.Signals(-code).name if code < 0 else f"status {code}"}
+    process.join()
+    return result
+
+
+def answer(sender: Any, function: Callable[..., Result], *arguments: object) -> None:
+    try:
+        sender.send(function(*arguments))
+    except streamexport.Error as error:
+        sender.send({"failed": str(error)})
+    except Exception as error:
+        sender.send({"failed": f"crashed: {type(error).__name__}: {error}"})
+
+
+def converted(net: ZooNet, dialect: str, work: Path, model: Path) -> Result:
+    """The command's conversion, how long it takes and how much memory; or {"failed": why}."""
+    options = (*net.options, "--dialect", dialect)
+    done = bench.run((bench.PYTHON, "-m", "streamexport", "convert", work / "c.pth", *options, "-o", model))
+    if done.status:
+        what = "crashed: " if "Traceback" in done.stderr else ""
+        return {"failed": what + last_line(done.stderr).removeprefix("streamexport: ")}
+    return {"seconds": done.seconds, "peak": done.peak}
 
 
 def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
 
 
-def convert(net: ZooNet, dialect: str, work: Path) -> Result:
+def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool) -> Result:
     """One dialect: the conversion, and its consumers."""
-    options = (*net.options, "--dialect", dialect)
-    model, result = work / "m.caffemodel", Result()
-    command = (bench.PYTHON, "-m", "streamexport", "convert", work / "c.pth", *options, "-o")
-    done = bench.run((*command, model))
-    if done.status:
-        what = "crashed: " if "Traceback" in done.stderr else ""
-        return {"refused": what + last_line(done.stderr).removeprefix("streamexport: ").removeprefix(f"{work}/c.pth: ")}
-    result |= {"seconds": done.seconds, "peak": done.peak, "bytes": model.stat().st_size}
+    model = work / "m.caffemodel"
+    result = converted(net, dialect, work, model) if is_timed else apart(rewritten, net, dialect, work, model)
+    if "failed" in result:
+        return {"refused": result["failed"].removeprefix(f"{work}/c.pth: ")}
+    result["bytes"] = model.stat().st_size
     result["multiply_adds"] = sum(cost.multiply_adds for cost in costs(model.with_suffix(".prototxt")))
     for engine in CONSUMERS[dialect]:
         chosen = model
@@ -226,13 +265,22 @@ def convert(net: ZooNet, dialect: str, work: Path) -> Result:
             continue
         if engine == "caffe" and result["bytes"] > FORK_LIMIT:
             chosen = model.with_suffix(".caffemodel.h5")
-            if (again := bench.run((*command, chosen))).status:
-                result[engine] = {"failed": last_line(again.stderr)}
+            if "failed" in (again := apart(rewritten, net, dialect, work, chosen)):
+                result[engine] = again
                 continue
-        result[engine] = child("compare", engine, model.with_suffix(".prototxt"), chosen, work / "truth.npz")
+        result[engine] = apart(compare, engine, str(model.with_suffix(".prototxt")), str(chosen), work / "truth.npz")
         if chosen != model:
             chosen.unlink()
     model.unlink()
+    return result
+
+
+def examined(net: ZooNet, missing: Sequence[str], earlier: Result) -> Result:
+    """A net's results: those that are there, and those of the dialects that are missing."""
+    with bench.workspace(12 << 30) as work:
+        result = {**earlier, **apart(make, net, work)}
+        for dialect in () if "failed" in result else missing:
+            result[dialect] = convert(net, dialect, work, is_timed=dialect == missing[0])
     return result
 
 
@@ -273,10 +321,10 @@ def row(name: str, result: Result, columns: Sequence[tuple[str, str]]) -> list[s
     if "failed" in result:
         return [name, "torch fails", *[""] * (len(columns) + 4)]
     cells = [cell(result.get(dialect, {}), engine, result["own"]) for dialect, engine in columns]
-    made = [result[d] for d in dict(columns) if "seconds" in result.get(d, {})]
-    counted = [m["multiply_adds"] for m in made if "multiply_adds" in m and "multiply_adds" in result]
-    ratio = f"{min(counted) / result['multiply_adds']:.4g}" if counted else ""
-    times = [f"{max(m['seconds'] for m in made):.1f}", f"{max(m['peak'] for m in made):.0f}"] if made else ["", ""]
+    made = [result[d] for d in dict(columns) if "bytes" in result.get(d, {})]
+    ratio = f"{min(m['multiply_adds'] for m in made) / result['multiply_adds']:.4g}" if made else ""
+    timed = next((m for m in made if "seconds" in m), None)
+    times = [f"{timed['seconds']:.1f}", f"{timed['peak']:.0f}"] if timed else ["", ""]
     return [name, f"{result['parameters'] / 1e6:.1f}", *cells, f"{result['own']:.0e}", ratio, *times]
 
 
@@ -287,7 +335,7 @@ def totals(nets: Sequence[ZooNet], results: Mapping[str, Result], columns: Seque
 
     lines = []
     for dialect in dict(columns):
-        made = sum("seconds" in results[net.name].get(dialect, {}) for net in nets)
+        made = sum("bytes" in results[net.name].get(dialect, {}) for net in nets)
         engines = [engine for other, engine in columns if other == dialect]
         each = ", ".join(f"{sum(agree(net, dialect, engine) for net in nets)} agree in {engine}" for engine in engines)
         every = sum(all(agree(net, dialect, engine) for engine in engines) for net in nets)
@@ -322,30 +370,31 @@ def main() -> None:
     if given.resume and given.resume.exists():
         results = json.loads(given.resume.read_text())
     dialects = given.dialects.split(",")
-    for net in nets:
-        missing = [dialect for dialect in dialects if dialect not in results.get(net.name, {})]
-        if not missing:
-            continue
-        with bench.workspace(12 << 30) as work:
-            earlier = {key: found for key, found in results.get(net.name, {}).items() if key in CONSUMERS}
-            result = {**earlier, **child("make", net.name, work)}
-            for dialect in () if "failed" in result else missing:
-                result[dialect] = convert(net, dialect, work)
-        results[net.name] = result
-        print(net.name, json.dumps(result), flush=True)
-        if given.resume:
-            written = given.resume.with_suffix(".new")
-            written.write_text(json.dumps(results, indent=1))
-            written.replace(given.resume)
-        given.output.write_text(report(nets, results, dialects))
+    missing = {net.name: [d for d in dialects if d not in results.get(net.name, {})] for net in nets}
+    import torch  # before workers are forked, which have it then
+
+    torch.set_num_threads(1)
+    with ProcessPoolExecutor(os.cpu_count(), FORKED) as pool:
+        examinations = {
+            pool.submit(examined, net, missing[net.name], of_dialects(results.get(net.name, {}))): net.name
+            for net in nets
+            if missing[net.name]
+        }
+        for done in as_completed(examinations):
+            name = examinations[done]
+            results[name] = done.result()
+            print(name, json.dumps(results[name]), flush=True)
+            if given.resume:
+                written = given.resume.with_suffix(".new")
+                written.write_text(json.dumps(results, indent=1))
+                written.replace(given.resume)
+            given.output.write_text(report(nets, results, dialects))
     print(report(nets, results, dialects))
 
 
+def of_dialects(result: Result) -> Result:
+    return {key: found for key, found in result.items() if key in CONSUMERS}
+
+
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["make", name, work]:
-            print(json.dumps(make(next(net for net in zoo() if net.name == name), Path(work))))
-        case ["compare", engine, prototxt, model, truth]:
-            print(json.dumps(compare(engine, prototxt, model, Path(truth))))
-        case _:
-            main()
+    main()

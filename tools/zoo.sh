@@ -2,7 +2,7 @@
 # Converts torchvision's nets and runs them in Caffe, OpenCV and streamexport beside torch: benchmarks/zoo.py, which gets
 # the arguments. Makes a venv with torchvision in the user's cache, once (5.5 GB), and Caffe, see build_pycaffe.sh.
 #
-#   bash tools/zoo.sh                                     everything: hours
+#   bash tools/zoo.sh                                     everything: an hour or two
 #   bash tools/zoo.sh --nets 'resnet|vgg' --dialects portable
 set -euo pipefail
 cd "$(dirname "$0")/.."
