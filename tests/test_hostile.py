@@ -73,6 +73,11 @@ HOSTILE = {
     "a state of a mark": b"(Nb",
     "a frame of any length": b"\x95" + b"\xff" * 8 + b"N",
     "a string of any length": b"\x8d" + b"\xff" * 7 + b"\x00",
+    "ten thousand state dicts below a long name": b"}"
+    + text("n" * 500_000)
+    + b"}("
+    + b"".join(text(f"k{i}") + b"}" + W + tensor(ONE, ONE) + b"s" for i in range(10_000))
+    + b"us",
 }
 
 

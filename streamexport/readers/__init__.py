@@ -117,9 +117,9 @@ def _open(source: Source, key: str | None, is_shard: bool = False) -> Weights:
     for name, module in (("torch legacy", torch_legacy), ("torch zip", torch_zip)):
         if module.recognises(head):
             root, extents = module.read(source)
-            chosen, views = state_dict.select(root, key, source.name)
-            tensors = {tensor: state_dict.place(tensor, view, extents) for tensor, view in views.items()}
-            return Weights(tensors, name, chosen, (source,))
+            chosen = state_dict.select(state_dict.candidates(root), key, source.name)
+            tensors = {tensor: state_dict.place(tensor, view, extents) for tensor, view in chosen.views.items()}
+            return Weights(tensors, name, chosen.key, (source,))
     if safetensors.recognises(head):
         return Weights(safetensors.read(source), "safetensors", "", (source,))
     if head.lstrip()[:1] == b"{" and not is_shard:

@@ -10,7 +10,7 @@ Names and arguments were learnt from `torch/_utils.py` and `torch/serialization.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,26 +67,65 @@ def read_object(cursor: Cursor) -> tuple[Any, dict[str, Storage]]:
     return Unpickler(cursor, _GLOBALS, persistent_load).load(), storages
 
 
-def select(root: Any, key: str | None, file: str) -> tuple[str, Mapping[str, View]]:
-    """The state dict inside what was pickled: its path ("" for the whole) and its tensors by name.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What may be the state dict: a dict that holds tensors.
+
+    Attributes
+    ----------
+    path : the keys that lead to it, () for the whole. Joined only where it is shown: a file of some hundred kilobytes can
+        make that gigabytes
+    views : its tensors by name
+    """
+
+    path: tuple[str, ...]
+    views: Mapping[str, View]
+
+    @property
+    def key(self) -> str:
+        """Its path as --key takes it."""
+        return ".".join(self.path)
+
+    def is_called(self, key: str) -> bool:
+        length = sum(map(len, self.path)) + len(self.path) - 1
+        return (length == len(key) or not self.path) and self.key == key
+
+
+def candidates(root: Any) -> list[Candidate]:
+    """Every dict inside what was pickled that holds tensors, the outer ones first.
+
+    One that is reached again is not entered again.
+    """
+    found: list[Candidate] = []
+    queue: deque[tuple[tuple[str, ...], dict[Any, Any]]] = deque([((), root)] if type(root) is dict else [])
+    views: dict[int, dict[str, View]] = {}
+    while queue:
+        path, value = queue.popleft()
+        is_new = id(value) not in views
+        if is_new:
+            views[id(value)] = {name: item for name, item in value.items() if type(item) is View}
+        if views[id(value)]:
+            found.append(Candidate(path, views[id(value)]))
+        if is_new and len(path) <= DEEPEST:
+            queue += (((*path, name), item) for name, item in value.items() if type(item) is dict)
+    return found
+
+
+def select(found: Sequence[Candidate], key: str | None, file: str) -> Candidate:
+    """The state dict among the candidates.
 
     Without a `key` it is the outermost dict that holds tensors, more than single numbers such as a best accuracy. Several
     beside each other are told apart by the names that training scripts use; NetError, listing them, where that does not
     help.
     """
-    found = _state_dicts(root, file)
-    if key is not None:
-        if key not in found:
-            raise NetError(f"has no state dict {key!r}", file=file, advice=_choices(found))
-        return key, found[key]
-    holding = {path: views for path, views in found.items() if any(view.shape for view in views.values())}
-    ranks = {path: _rank(path) for path in holding or found}
-    lowest = min(ranks.values(), default=None)
-    best = [path for path, rank in ranks.items() if rank == lowest]
-    if len(best) != 1:
-        what = "holds several state dicts" if found else "holds no state dict"
-        raise NetError(what, file=file, advice=_choices(found))
-    return best[0], found[best[0]]
+    if key is None:
+        key = _likeliest(found, file)
+    called = [candidate for candidate in found if candidate.is_called(key)]
+    if len(called) > 1:
+        raise FormatError(f"holds two state dicts called {key!r}", file=file)
+    if not called:
+        raise NetError(f"has no state dict {key!r}", file=file, advice=_choices(found))
+    return called[0]
 
 
 def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
@@ -99,6 +138,7 @@ def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
 
 
 DEEPEST = 4  # dots in the path of a state dict
+MOST = 50  # state dicts in a message
 _USUAL_KEYS = (
     "state_dict",
     "model_state_dict",
@@ -175,36 +215,29 @@ _GLOBALS: dict[str, Global] = {
 }
 
 
-def _state_dicts(root: Any, file: str) -> dict[str, dict[str, View]]:
-    """Every dict that holds tensors, by its path, the outer ones first. One that is reached again is not entered again."""
-    found: dict[str, dict[str, View]] = {}
-    queue: deque[tuple[str, dict[Any, Any]]] = deque([("", root)] if type(root) is dict else [])
-    tensors: dict[int, dict[str, View]] = {}
-    while queue:
-        path, value = queue.popleft()
-        known = id(value) in tensors
-        if not known:
-            tensors[id(value)] = {name: item for name, item in value.items() if type(item) is View}
-        if tensors[id(value)]:
-            if path in found:
-                raise FormatError(f"holds two state dicts called {path!r}", file=file)
-            found[path] = tensors[id(value)]
-        if not known and path.count(".") < DEEPEST:
-            queue += ((f"{path}.{name}" if path else name, item) for name, item in value.items() if type(item) is dict)
-    return found
+def _likeliest(found: Sequence[Candidate], file: str) -> str:
+    holding = [candidate for candidate in found if any(view.shape for view in candidate.views.values())]
+    ranks = [(_rank(candidate.path), candidate) for candidate in holding or found]
+    lowest = min((rank for rank, _ in ranks), default=None)
+    best = [candidate for rank, candidate in ranks if rank == lowest]
+    if len(best) != 1:
+        what = "holds several state dicts" if found else "holds no state dict"
+        raise NetError(what, file=file, advice=_choices(found))
+    return best[0].key
 
 
-def _rank(path: str) -> tuple[int, int]:
+def _rank(path: tuple[str, ...]) -> tuple[int, int]:
     """How far out a dict is, and how usual its name; the root is farthest out."""
-    if not path:
-        return 0, 0
-    name = path.rsplit(".", 1)[-1]
-    return 1 + path.count("."), _USUAL_KEYS.index(name) if name in _USUAL_KEYS else len(_USUAL_KEYS)
+    name = path[-1] if path else ""
+    return len(path), _USUAL_KEYS.index(name) if name in _USUAL_KEYS else len(_USUAL_KEYS)
 
 
-def _choices(found: Mapping[str, Mapping[str, View]]) -> str:
+def _choices(found: Sequence[Candidate]) -> str:
     if not found:
         return "save model.state_dict() with torch"
-    return "choose with --key: " + ", ".join(
-        f"{path or repr('')} ({len(names)} tensors)" for path, names in found.items()
-    )
+    listed = (f"{_shown(candidate.path)} ({len(candidate.views)} tensors)" for candidate in found[:MOST])
+    return "choose with --key: " + ", ".join(listed) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
+
+
+def _shown(path: tuple[str, ...]) -> str:
+    return ".".join(key[:100] for key in path) or repr("")
