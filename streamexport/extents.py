@@ -61,7 +61,10 @@ class Source(ABC):
 
 
 class Piece(Protocol):
-    """Bytes of known length, wherever they come from. What is neither Literal nor Extent is computed."""
+    """Bytes of known length, wherever they come from. What is neither Literal nor Extent is computed.
+
+    Any process, and any thread, renders any range on its own: pieces can be pickled and copied.
+    """
 
     @property
     def size(self) -> int: ...
@@ -71,7 +74,15 @@ class Piece(Protocol):
         """The sources that rendering reads."""
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
-        """Writes bytes [start, stop) of the piece into `into`, which is `stop - start` bytes long."""
+        """Writes bytes [start, stop) of the piece into `into`, which is `stop - start` bytes long; else ValueError."""
+
+
+def check_range(size: int, start: int, stop: int, into: memoryview | None = None) -> None:
+    """ValueError unless bytes [start, stop) lie in a piece of `size` bytes, and `into` has just the room for them."""
+    if not 0 <= start <= stop <= size:
+        raise ValueError(f"range {start} to {stop} lies outside a piece of {size} bytes")
+    if into is not None and len(into) != stop - start:
+        raise ValueError(f"range {start} to {stop} does not fit a buffer of {len(into)} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,7 @@ class Literal:
         return ()
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
+        check_range(self.size, start, stop, into)
         into[:] = self.data[start:stop]
 
 
@@ -118,11 +130,11 @@ class Extent:
 
     def part(self, start: int, stop: int) -> Extent:
         """Bytes [start, stop) of this extent."""
-        if not 0 <= start <= stop <= self.length:
-            raise ValueError(f"range {start} to {stop} lies outside an extent of {self.length} bytes")
+        check_range(self.length, start, stop)
         return Extent(self.source, self.offset + start, stop - start)
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
+        check_range(self.length, start, stop, into)
         self.source.read_into(self.offset + start, into)
 
 
@@ -151,6 +163,7 @@ class Layout:
 
     def parts(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
         """What makes up bytes [start, stop): pieces, each with the range of it that is wanted, none empty."""
+        check_range(self.size, start, stop)
         index = bisect_right(self.starts, start) - 1
         while start < stop:
             piece, begin, end = self.pieces[index], self.starts[index], self.starts[index + 1]
@@ -160,6 +173,7 @@ class Layout:
             index += 1
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
+        check_range(self.size, start, stop, into)
         at = 0
         for piece, first, last in self.parts(start, stop):
             piece.render(first, last, into[at : at + last - first])
@@ -175,7 +189,7 @@ def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
             yield Literal(b"".join(literal))
             literal = []
         if extent is not None:
-            if isinstance(piece, Extent) and piece.source is extent.source and piece.offset == extent.end:
+            if isinstance(piece, Extent) and piece.source == extent.source and piece.offset == extent.end:
                 extent = Extent(extent.source, extent.offset, extent.length + piece.length)
                 continue
             yield extent

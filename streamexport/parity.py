@@ -135,7 +135,7 @@ def _halved(net: Net) -> set[str]:
     Their layers are compared with what torch makes of the same: what rounding weights costs is known, and not asked here.
     """
     blobs = (blob for layer in net.layers for blob in layer.blobs)
-    return {blob.origin[0] for blob in blobs if blob.dtype is FLOAT16 and len(blob.origin) == 1}
+    return {blob.origin[0] for blob in blobs if blob.dtype == FLOAT16 and len(blob.origin) == 1}
 
 
 def _departed(doubted: Sequence[_Part], made: Outputs, exact: Outputs, torchs: Callable[[str], Outputs]) -> set[_Part]:

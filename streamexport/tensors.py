@@ -17,12 +17,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .errors import LimitError, TensorError
-from .extents import BUFFER, Extent, Piece, Source
+from .extents import BUFFER, Extent, Piece, Source, check_range
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,39 +31,32 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
-    """An element type: torch's name for it, bytes per element, and numpy's little-endian code for its bits.
+class DType(Enum):
+    """An element type, by torch's name: bytes per element, and numpy's little-endian code for its bits.
 
-    bfloat16, which numpy lacks, is the upper half of a float32: its code is that of the 16 bits.
+    A closed set, so that what was pickled or copied is the member that it was. bfloat16, which numpy lacks, is the upper
+    half of a float32: its code is that of the 16 bits.
     """
 
-    name: str
-    itemsize: int
-    code: str
+    float64 = 8, "<f8"
+    float32 = 4, "<f4"
+    float16 = 2, "<f2"
+    bfloat16 = 2, "<u2"
+    int64 = 8, "<i8"
+    int32 = 4, "<i4"
+    int16 = 2, "<i2"
+    int8 = 1, "|i1"
+    uint8 = 1, "|u1"
+    bool = 1, "|b1"
+    complex64 = 8, "<c8"
+    complex128 = 16, "<c16"
 
-    @property
-    def is_floating(self) -> bool:
-        return "float" in self.name
+    def __init__(self, itemsize: int, code: str) -> None:
+        self.itemsize, self.code = itemsize, code
+        self.is_floating = "float" in self.name
 
 
-DTYPES = {
-    dtype.name: dtype
-    for dtype in (
-        DType("float64", 8, "<f8"),
-        DType("float32", 4, "<f4"),
-        DType("float16", 2, "<f2"),
-        DType("bfloat16", 2, "<u2"),
-        DType("int64", 8, "<i8"),
-        DType("int32", 4, "<i4"),
-        DType("int16", 2, "<i2"),
-        DType("int8", 1, "|i1"),
-        DType("uint8", 1, "|u1"),
-        DType("bool", 1, "|b1"),
-        DType("complex64", 8, "<c8"),
-        DType("complex128", 16, "<c16"),
-    )
-}
+DTYPES = DType.__members__
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = (DTYPES[name] for name in ("float32", "float16", "bfloat16", "float64"))
 
 
@@ -148,10 +142,10 @@ class Tensor:
                 offset=self.extent.offset,
                 advice="convert it to float32 before saving the checkpoint",
             )
-        if self.dtype is FLOAT32 and self.is_contiguous:
+        if self.dtype == FLOAT32 and self.is_contiguous:
             return self.extent
         elements = Stored(self.extent, self.dtype, self.name) if self.is_contiguous else Strided(self)
-        return elements if self.dtype is FLOAT32 else Cast(elements, FLOAT32)
+        return elements if self.dtype == FLOAT32 else Cast(elements, FLOAT32)
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
@@ -193,6 +187,7 @@ class Computed(ABC):
         return self.count * self.dtype.itemsize
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
+        check_range(self.size, start, stop, into)
         if start == stop:
             return
         _keep_freed_memory()
@@ -298,10 +293,10 @@ class Cast(Computed):
         import numpy as np
 
         array = self.values.elements(first, last)
-        if self.values.dtype is BFLOAT16:
+        if self.values.dtype == BFLOAT16:
             array = (array.astype("<u4") << np.uint32(16)).view("<f4")
         with np.errstate(over="raise", invalid="ignore"):
-            halves = rounded_to_half(array) if self.dtype is FLOAT16 and array.dtype == "<f4" else None
+            halves = rounded_to_half(array) if self.dtype == FLOAT16 and array.dtype == "<f4" else None
             if halves is not None:
                 return halves
             try:
@@ -319,7 +314,7 @@ class Cast(Computed):
             f"element {first + index} is {array[index]:g}, too large for {self.dtype.name}",
             file=self.sources[0].name if self.sources else None,
             tensor=self.name,
-            advice="keep it in float32" if self.dtype is FLOAT16 else "rescale it before saving the checkpoint",
+            advice="keep it in float32" if self.dtype == FLOAT16 else "rescale it before saving the checkpoint",
         )
 
 

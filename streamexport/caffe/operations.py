@@ -122,7 +122,7 @@ def compute(operation: meaning.Operation, task: Task) -> list[Tensor]:
 def _read(blob: Blob, first: int, into: Values) -> None:
     """Elements of a blob from `first` on, as float32."""
     size = blob.dtype.itemsize
-    if blob.dtype is FLOAT32:
+    if blob.dtype == FLOAT32:
         blob.values.render(first * size, (first + len(into)) * size, into.data.cast("B"))
         return
     for start in range(0, len(into), CAST):

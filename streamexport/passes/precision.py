@@ -21,7 +21,7 @@ def store(net: Net, dtype: str) -> Net:
 
 
 def _single(layer: Layer) -> Layer:
-    if all(blob.dtype is FLOAT32 for blob in layer.blobs):
+    if all(blob.dtype == FLOAT32 for blob in layer.blobs):
         return layer
     return replace(layer, blobs=tuple(_cast(blob, FLOAT32) for blob in layer.blobs))
 
@@ -35,4 +35,4 @@ def _half(layer: Layer) -> Layer:
 
 
 def _cast(blob: Blob, dtype: DType) -> Blob:
-    return blob if blob.dtype is dtype else replace(blob, values=Cast(computed(blob), dtype), dtype=dtype)
+    return blob if blob.dtype == dtype else replace(blob, values=Cast(computed(blob), dtype), dtype=dtype)

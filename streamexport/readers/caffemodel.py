@@ -156,7 +156,7 @@ class _Reader:
         length = field.end - field.body
         if field.type == DELIMITED and length % dtype.itemsize == 0:
             return self.extent(field.body, field.end)
-        fixed = FIXED32 if dtype is FLOAT32 else FIXED64
+        fixed = FIXED32 if dtype == FLOAT32 else FIXED64
         if field.type != fixed or field.body - field.start != 1:
             self.fail(f"malformed values of {dtype.name}", field)
         run = self.extent(field.start, self.end_of_run(field, stop))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from math import prod
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FormatError, SourceError
@@ -46,7 +47,7 @@ def read(source: Source) -> Net:
 
 class _Reader:
     def __init__(self, source: Source, file: Any) -> None:
-        self.source, self.file = source, file
+        self.source, self.file, self.library = source, file, _Library(source)
 
     def net(self) -> Net:
         import h5py
@@ -117,7 +118,7 @@ class _Reader:
             return Layout.of(self.external(creation, size, where))
         offset = dataset.id.get_offset()
         if creation.get_layout() != h5py.h5d.CONTIGUOUS or dataset.dtype.byteorder == ">" or offset is None:
-            return Through(self.source, dataset.name, dataset.shape, dtype)
+            return Through(self.library, dataset.name, dataset.shape, dtype)
         if offset + size > self.source.size:
             raise FormatError("reaches beyond the end of the file", file=self.source.name, tensor=where, offset=offset)
         return Extent(self.source, offset, size)
@@ -142,33 +143,53 @@ class _Reader:
         return parts
 
 
+class _Library:
+    """A file as the library opens it: when the first range of it is rendered, anew after pickling or copying."""
+
+    opening = Lock()
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.opened: Any = None
+
+    def __reduce__(self) -> tuple[type[_Library], tuple[Source]]:
+        return _Library, (self.source,)
+
+    def dataset(self, name: str) -> Any:
+        import h5py
+
+        with self.opening:
+            if self.opened is None:
+                opened = h5py.File(self.source.name, "r")
+                self.source.check()  # the name could stand for another file by now
+                self.opened = opened
+        return self.opened[name]
+
+
 class Through(Computed):
-    """A dataset that only the library can read: chunked, compressed or big-endian. Opened by who renders first."""
+    """A dataset that only the library can read: chunked, compressed or big-endian."""
 
-    opened: Any
-
-    def __init__(self, source: Source, name: str, shape: tuple[int, ...], dtype: DType) -> None:
-        self.source, self.name, self.shape, self.dtype = source, name, shape, dtype
-        self.count, self.opened = prod(shape), None
+    def __init__(self, library: _Library, name: str, shape: tuple[int, ...], dtype: DType) -> None:
+        self.library, self.name, self.shape, self.dtype, self.count = library, name, shape, dtype, prod(shape)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return (self.source,)
+        return (self.library.source,)
 
     def elements(self, first: int, last: int) -> Array:
-        import h5py
         import numpy as np
 
-        if self.opened is None:
-            self.opened = h5py.File(self.source.name, "r")
         array = np.empty(last - first, self.dtype.code)
         at = 0
         for corner, shape in boxes(self.shape, first, last):
             region = tuple(slice(start, start + length) for start, length in zip(corner, shape, strict=True))
             try:
-                part = self.opened[self.name][region]
+                part = self.library.dataset(self.name)[region]
+            except SourceError:
+                raise
             except OSError as error:
-                raise SourceError(f"cannot be read: {error}", file=self.source.name, tensor=self.name) from error
+                where = self.library.source.name
+                raise SourceError(f"cannot be read: {error}", file=where, tensor=self.name) from error
             array[at : at + part.size] = part.reshape(-1)
             at += part.size
         return array

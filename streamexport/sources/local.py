@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from functools import cached_property
 
 from ..errors import SourceChangedError, SourceError, reason
 from ..extents import Source
@@ -41,8 +40,13 @@ class LocalFile(Source):
     def __reduce__(self) -> tuple[type[LocalFile], tuple[str, int, int]]:
         return LocalFile, (self.name, self.size, self.mtime_ns)
 
-    @cached_property
+    @property
     def _descriptor(self) -> _Descriptor:
+        opened: _Descriptor | None = self.__dict__.get("opened")
+        # Of threads that open it at the same time one wins: closing what another thread reads from would be worse.
+        return self.__dict__.setdefault("opened", self._open()) if opened is None else opened
+
+    def _open(self) -> _Descriptor:
         try:
             descriptor = _Descriptor(os.open(self.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:

@@ -79,10 +79,10 @@ def layer_field(layer: Layer) -> list[Piece]:
 
 def _blob(blob: Blob) -> Iterator[Piece]:
     shape = BlobShape(dim=blob.shape)
-    if blob.dtype is FLOAT16:
+    if blob.dtype == FLOAT16:
         yield _serialized(BlobProto(shape=shape, raw_data_type=BlobProto.FLOAT16))
         yield from delimited(BlobProto.RAW_DATA_FIELD_NUMBER, [blob.values])
-    elif blob.dtype is FLOAT64:
+    elif blob.dtype == FLOAT64:
         yield _serialized(BlobProto(shape=shape))
         yield from delimited(BlobProto.DOUBLE_DATA_FIELD_NUMBER, [blob.values])
     else:
