@@ -21,9 +21,10 @@ from .caffe.prototxt import prototxt as prototxt_text
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
 from .nets import modules
+from .nets.fitting import Bound
 from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
-from .readers import Weights, is_model, open_models, open_weights
+from .readers import is_model, open_checkpoints, open_models
 from .sources.local import LocalFile
 from .transfer import File, Progress
 from .writers import format_of
@@ -57,6 +58,7 @@ class Options:
     net : a built-in net, "auto", or what builds a PyTorch module: MODULE:CALLABLE or FILE.py:CALLABLE
     net_args : its arguments, as a JSON object
     key : which state dict of the checkpoint, as a dotted path; None to find it
+    prefix : what stands before the names of the net's tensors; None to find it
     dialect : whose Caffe the prototxt is for: portable, bvlc, opencv or ssd
     names : of layers: torch or classic
     dtype : of the weights of convolutions and inner products: float32 or float16; None for float32 from checkpoints, and
@@ -73,6 +75,7 @@ class Options:
     net: str = nets.AUTO
     net_args: str | None = None
     key: str | None = None
+    prefix: str | None = None
     dialect: str = "portable"
     names: str = "torch"
     dtype: str | None = None
@@ -127,40 +130,29 @@ class Plan:
         return sum(layout.size for _, layout in self.parts)
 
 
-def open_checkpoints(paths: Sequence[Path], key: str | None = None) -> Weights:
-    """Checkpoints that are parts of one model, as one.
-
-    Raises what `open_weights` raises, and NetError if a tensor stands in two of them.
-    """
-    opened = [open_weights(path, key) for path in paths]
-    first, *others = opened
-    tensors = dict(first.tensors)
-    for weights in others:
-        for name, tensor in weights.tensors.items():
-            if name in tensors:
-                both = f"stands in {tensors[name].extent.source.name} and {tensor.extent.source.name}"
-                raise NetError(both, tensor=name, advice="give only files that are parts of one model")
-            tensors[name] = tensor
-    return replace(first, tensors=tensors, sources=tuple(source for weights in opened for source in weights.sources))
-
-
-def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
-    """The net of one checkpoint, or of several that are parts of one, after all passes; and the files it stands in.
+def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
+    """The net of one checkpoint, or of several that are parts of one, after all passes; and what it was made of.
 
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
-    weights = open_checkpoints(checkpoints, options.key)
+    architecture = nets.architecture(options.net, options.net_args)
+
+    if options.prefix is not None:
+        architecture = nets.Under(options.prefix, architecture)
+    weights = open_checkpoints(checkpoints, options.key, architecture.fits)
     try:
-        net = nets.bind(weights.tensors, options.net, options.input_shape, options.net_args)
+        bound = architecture.bind(weights.tensors, options.input_shape)
     except Error as error:
         error.file = error.file or weights.sources[0].name
         raise
+    net = bound.net
     notes = list(net.notes)
-    doubles = sum(tensor.dtype.name == "float64" for tensor in weights.tensors.values())
+    doubles = sum(tensor.dtype.name == "float64" for tensor in bound.tensors.values())
     if doubles:
         notes.append(f"{doubles} tensors are float64 and rounded to float32")
     if weights.key:
-        notes.append(f"state dict {weights.key!r} of the checkpoint")
+        others = f"; {', '.join(map(repr, weights.rivals))} would fit, too: --key" if weights.rivals else ""
+        notes.append(f"state dict {weights.key!r} of the checkpoint{others}")
     net = passes.apply(
         net,
         dialect=options.dialect,
@@ -174,7 +166,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> tuple[Net, tuple[Sour
         names=options.names,
     )
     _check_shapes(net)
-    return replace(net, notes=tuple(notes)), weights.sources
+    return replace(bound, net=replace(net, notes=tuple(notes)), sources=weights.sources)
 
 
 def _check_shapes(net: Net) -> None:
@@ -220,7 +212,8 @@ def plan(
         net, sources = _transcoded(inputs, options)
         record, text = net.record, None
     elif are_models == {False}:
-        net, sources = bind(inputs, options)
+        bound = bind(inputs, options)
+        net, sources = bound.net, bound.sources
         record = _record(options, sources, align)
         text = _text(net, options, sources, record)
     else:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from . import nets
-from .convert import Options, bind, made_with, open_checkpoints, stem
+from .convert import Options, bind, made_with, stem
 from .engines import open_engine
 from .errors import NetError
 from .forward import forward_layers
+from .nets.fitting import Bound
 from .nets.graph import Call, Layer, Net
 from .nets.resnet import IMAGENET
 from .readers import open_models
@@ -81,6 +81,7 @@ def parity(
     options: Options | None = None,
     engine: str = "stream",
     caffe_python: str | None = None,
+    bound: Bound | None = None,
 ) -> Parity:
     """Compares what a model computes with what torch computes.
 
@@ -91,6 +92,7 @@ def parity(
     prototxt : its description, by default the one beside the first file
     options : what it was made with; by default what the model says
     engine, caffe_python : who computes, see `engines.open_engine`
+    bound : what `convert.bind` makes of checkpoints and options, where somebody has it already
 
     Raises
     ------
@@ -101,12 +103,11 @@ def parity(
     import numpy as np
 
     options = options or made_with(open_models(models), models[0])
-    net, _ = bind(checkpoints, options)
-    weights = open_checkpoints(checkpoints, options.key)
-    make = nets.maker(weights.tensors, options.net, options.net_args)
+    bound = bound or bind(checkpoints, options)
+    net = bound.net
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
     image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
-    torchs = partial(run, make, weights.tensors, image, halved=_halved(net))
+    torchs = partial(run, bound.make, bound.tensors, image, halved=_halved(net))
     exact = torchs()
     asked = _compared(net, exact, options)
     if not asked:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import LimitError, TensorError
 from .extents import BUFFER, Extent, Piece, Source, check_range
@@ -58,6 +58,13 @@ class DType(Enum):
 
 DTYPES = DType.__members__
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = (DTYPES[name] for name in ("float32", "float16", "bfloat16", "float64"))
+
+
+class Shaped(Protocol):
+    """A tensor, as far as a net is recognised by it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

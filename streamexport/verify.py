@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from .convert import Options, bind, made_with
 from .extents import BUFFER, Piece
+from .nets.fitting import Bound
 from .nets.graph import Blob, Layer
 from .readers import open_models
 from .tensors import DType
@@ -36,6 +37,7 @@ def verify(
     models: Sequence[str | os.PathLike[str]],
     options: Options | None = None,
     progress: Progress = lambda _: None,
+    bound: Bound | None = None,
 ) -> Report:
     """Compares every blob of model files with the checkpoint, bit for bit, a buffer at a time.
 
@@ -45,6 +47,7 @@ def verify(
     models : all parts of one model
     options : what it was made with; by default what the first file says
     progress : told of every so many bytes compared
+    bound : what `bind` makes of checkpoints and options, where somebody has it already
 
     Raises
     ------
@@ -53,18 +56,18 @@ def verify(
     """
     model = open_models(models)
     options = options or made_with(model, models[0])
-    planned, sources = bind(checkpoints, options)
+    bound = bound or bind(checkpoints, options)
     found = {layer.name: layer for layer in model.layers}
     problems = []
     comparison = _Comparison(progress)
-    for layer in planned.layers:
+    for layer in bound.net.layers:
         other = found.pop(layer.name, None)
         if layer.blobs and other is None:
             problems.append(f"layer {layer.name}: missing from the model")
         elif other is not None:
             problems += comparison.layer(layer, other)
     problems += [f"layer {layer.name}: nothing in the checkpoint makes it" for layer in found.values() if layer.blobs]
-    for source in dict.fromkeys((*sources, *model.sources)):
+    for source in dict.fromkeys((*bound.sources, *model.sources)):
         source.check()
     return Report(comparison.blobs, comparison.bytes, tuple(problems), tuple(comparison.not_finite))
 

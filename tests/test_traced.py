@@ -22,7 +22,6 @@ from traced_modules import MODULES
 import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe import caffe_pb2
-from streamexport.nets import traced
 from streamexport.nets.torch_resnet import module
 from streamexport.parity import parity
 from streamexport.readers import open_weights
@@ -129,7 +128,7 @@ def resnet(name: str) -> torch.nn.Module:
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_tracing_a_resnet_gives_the_net_that_is_built_in(checkpoint, name):
     tensors = open_weights(checkpoint(name)).tensors
-    found = traced.bind(tensors, f"{__file__}:resnet", json.dumps({"name": name}), (1, 3, 224, 224))
+    found = nets.bind(tensors, f"{__file__}:resnet", (1, 3, 224, 224), json.dumps({"name": name}))
     expected = passes.cutting.without_softmax(nets.bind(tensors, name))
     assert len(found.layers) == len(expected.layers)
     for ours, theirs in zip(found.layers, expected.layers, strict=True):

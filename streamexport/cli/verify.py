@@ -6,13 +6,15 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from ..convert import Options, made_with, recorded
+from ..convert import Options, bind, made_with, recorded
 from ..engines import CAFFE_PYTHON, ENGINES
-from ..errors import VerifyError, one_line
+from ..errors import NetError, VerifyError, one_line
+from ..nets.fitting import Bound
 from ..parity import Difference, parity
-from ..readers import open_model
+from ..readers import is_model, open_model
 from ..verify import verify
 from . import arguments
 
@@ -24,8 +26,12 @@ def register(commands: Any) -> None:
         description="Plans the conversion again, as the model records it, and compares every blob bit for bit."
         " Options override the record.",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT")
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="the model file, or all of its parts")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="the checkpoint, or several that are parts of one, and the model file, or all of its parts",
+    )
     arguments.add_options(parser)
     group = parser.add_argument_group("what it computes")
     group.add_argument("--forward", action="store_true", help="run it, and torch's own module, on the same input")
@@ -36,41 +42,56 @@ def register(commands: Any) -> None:
     )
     group.add_argument("--prototxt", metavar="FILE", help="the model's description (default: the one beside it)")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, misused=parser.error)
 
 
 def run(given: argparse.Namespace) -> int:
-    model = open_model(given.models[0])
+    if len(given.files) < 2:
+        given.misused("a checkpoint and a model are required")
+    checkpoints, models = _told_apart(given.files)
+    model = open_model(models[0])
     record = recorded(model.record)
     options = arguments.chosen(given, record)
     if "net" not in vars(given) and (record is not None or options == Options()):
-        made_with(model, given.models[0])  # refuses what the model must not say, or does not say at all
+        made_with(model, models[0])  # refuses what the model must not say, or does not say at all
     start = time.monotonic()
-    total = sum(os.stat(path).st_size for path in given.models)
+    total = sum(os.stat(path).st_size for path in models)
     with arguments.progress(total, "verifying", given.quiet) as progress:
-        report = verify([given.checkpoint], given.models, options, progress)
+        bound = bind(checkpoints, options)
+        report = verify(checkpoints, models, options, progress, bound)
     for problem in report.problems:
         print(one_line(problem))
     if report.problems:
         found = arguments.plural(len(report.problems), "difference")
-        raise VerifyError(f"{found} to {given.checkpoint}", file=", ".join(given.models), advice="convert it again")
+        raise VerifyError(f"{found} to {', '.join(checkpoints)}", file=", ".join(models), advice="convert it again")
     for name in report.not_finite:
         print(f"streamexport: {one_line(name)}: holds NaN or infinity, as the checkpoint does", file=sys.stderr)
     lines = [
         f"{arguments.plural(report.blobs, 'blob')} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"
     ]
     if given.forward:
-        lines.append(_compared(given, options))
+        lines.append(_compared(given, checkpoints, models, options, bound))
     for line in () if given.quiet else lines:
         print(f"streamexport: {one_line(line)}", file=sys.stderr)
     return 0
 
 
-def _compared(given: argparse.Namespace, options: Options) -> str:
+def _told_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Checkpoints and models. What is neither is taken for what is not there yet, and refused by who reads it."""
+    models = [file for file in files if is_model(file)] or list(files[1:])
+    checkpoints = [file for file in files if file not in models]
+    if not checkpoints:
+        raise NetError("is a model, and so are the others", file=files[0], advice="name what they were made from, too")
+    return checkpoints, models
+
+
+def _compared(
+    given: argparse.Namespace, checkpoints: Sequence[str], models: Sequence[str], options: Options, bound: Bound
+) -> str:
     """Says how far the model's numbers are from torch's. VerifyError if that is more than rounding."""
     start = time.monotonic()
     found = parity(
-        [given.checkpoint], given.models, given.prototxt, options, engine=given.engine, caffe_python=given.caffe_python
+        checkpoints, models, given.prototxt, options, engine=given.engine, caffe_python=given.caffe_python, bound=bound
     )
     if given.layers:
         for difference in found.differences:
@@ -81,7 +102,7 @@ def _compared(given: argparse.Namespace, options: Options) -> str:
         )
         where = f"layer {found.departed.layer}, {found.departed.torch} in torch"
         advice = "its blobs are right, and so are the layers before it; --layers prints all of them"
-        raise VerifyError(what, file=", ".join(given.models), tensor=where, advice=advice)
+        raise VerifyError(what, file=", ".join(models), tensor=where, advice=advice)
     last = found.differences[-1]
     return (
         f"{arguments.plural(len(found.differences), 'layer')} as torch computes them, {last.blob} within {last.largest:.2g},"

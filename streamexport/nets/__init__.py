@@ -4,23 +4,23 @@ module, traced. `bind` chooses among them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NetError
 from ..tensors import Tensor
-from . import modules
-from .graph import LARGEST, Net
-from .resnet import COUNTER, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
+from . import fitting, modules
+from .fitting import Bound, Shapes
+from .graph import DEFAULT_SIZE, LARGEST, Net
+from .resnet import ANCHOR, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
-DEFAULT_SIZE = (224, 224)
 
 WSL_URLS = {
     f"resnext101_{size}d_wsl": f"https://download.pytorch.org/models/ig_resnext101_{size}-{digest}.pth"
@@ -43,6 +43,35 @@ def find(name: str) -> ResNet:
     return net
 
 
+class Architecture(Protocol):
+    """A net without weights."""
+
+    def fits(self, tensors: Shapes) -> bool:
+        """Whether all that the net needs is among these tensors, whatever stands before their names."""
+
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+        """The net with a checkpoint's tensors; NetError: not everything fits, says what does not, and what would."""
+
+
+def architecture(name: str = AUTO, arguments: str | None = None) -> Architecture:
+    """The net of that name.
+
+    Parameters
+    ----------
+    name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
+    arguments : for what builds a module, JSON
+
+    Raises
+    ------
+    NetError : there is no such net
+    """
+    if modules.is_named(name):
+        return modules.UserNet.of(name, arguments)
+    if arguments is not None:
+        raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
+    return BuiltIn(name if name == AUTO else find(name).name)
+
+
 def bind(
     tensors: Mapping[str, Tensor],
     name: str = AUTO,
@@ -54,84 +83,101 @@ def bind(
     Parameters
     ----------
     tensors : the state dict
-    name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
+    name, arguments : see `architecture`
     input_shape : batch, channels, height, width; by default 1, as the weights say (3 for a module), 224, 224
-    arguments : for what builds a module, JSON
 
     Raises
     ------
     NetError : nothing fits, or not everything; says what does not, and what would
     """
-    if modules.is_named(name):
-        from . import traced
-
-        return traced.bind(tensors, name, arguments, input_shape or (1, 3, *DEFAULT_SIZE))
-    if arguments is not None:
-        raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
-    net, notes = _chosen(tensors, name)
-    size = _input(net, input_shape)
-    return replace(net.net(tensors, size), notes=tuple(notes))
+    return architecture(name, arguments).bind(tensors, input_shape).net
 
 
-def maker(tensors: Mapping[str, Tensor], name: str = AUTO, arguments: str | None = None) -> modules.Maker:
-    """What builds the PyTorch module whose net `bind` returns for the same arguments; NetError as there."""
-    if modules.is_named(name):
-        return modules.find(name, arguments)
-    net, _ = _chosen(tensors, name)
+@dataclass(frozen=True)
+class BuiltIn:
+    """A net of the table; or "auto": whichever the tensors are of."""
 
-    def make() -> torch.nn.Module:
-        from . import torch_resnet
+    name: str
 
-        return torch_resnet.module(net).eval().requires_grad_(False)
+    def fits(self, tensors: Shapes) -> bool:
+        return any(not fit.misfits for fit in self._fits(tensors))
 
-    return make
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+        fit = self._fit(tensors)
+        held = fitting.bound(fit, tensors)
+        net = self._net(held)
+        assert net is not None
+        notes = [*self._found(net, fit, tensors), *fit.notes(net.name)]
+        if not net.classes:
+            notes.append("no fc in the checkpoint: the net ends with the pooled features")
+
+        def make() -> torch.nn.Module:
+            from . import torch_resnet
+
+            return torch_resnet.module(net).eval().requires_grad_(False)
+
+        return Bound(replace(net.net(held, _input(net, input_shape)), notes=tuple(notes)), held, make)
+
+    def _net(self, tensors: Shapes) -> ResNet | None:
+        return recognise(tensors) if self.name == AUTO else adapted(RESNETS[self.name], tensors)
+
+    def _fits(self, tensors: Shapes) -> list[fitting.Fit]:
+        def wanted(under: Shapes) -> fitting.Wanted | None:
+            net = self._net(under)
+            return net.wanted if net else None
+
+        return fitting.fits(tensors, fitting.prefixes((ANCHOR,), tensors), wanted)
+
+    def _fit(self, tensors: Mapping[str, Tensor]) -> fitting.Fit:
+        found = self._fits(tensors)
+        if not found:
+            example = ", ".join(list(tensors)[:3])
+            raise NetError(f"no built-in net has tensors like these ({example}, ...)", advice="see `streamexport nets`")
+        name = self.name if self.name != AUTO else "a built-in net"
+        fit = fitting.only(found, tensors, name)
+        if not fit.misfits:
+            return fit
+        misfits = fitting.listed(fit.misfits, 3)
+        if self.name != AUTO:
+            raise NetError(f"does not fit {name}: {misfits}", advice=_what_fits(tensors))
+        net = self._net(fitting.bound(fit, tensors))
+        raise NetError(f"looks like {net.name if net else name}, but {misfits}")
+
+    def _found(self, net: ResNet, fit: fitting.Fit, tensors: Shapes) -> Iterator[str]:
+        """What was recognised. NetError where there is more than that, and nobody said that it is not needed."""
+        if self.name != AUTO:
+            return
+        more = [name for name in fit.extra if not fitting.is_counter(name, tensors[name])]
+        if more:
+            # Attention and other modules between the layers leave all of a ResNet's names in place.
+            advice = f"if the net computes without them, say so: --net {net.name}"
+            raise NetError(f"looks like {net.name}, but holds more: {fitting.listed(more, 3)}", advice=advice)
+        yield f"net {net.name}: recognised by the names and shapes of its tensors"
+        yield TAKEN_FOR_GRANTED
 
 
-def _chosen(tensors: Mapping[str, Tensor], name: str) -> tuple[ResNet, list[str]]:
-    """The built-in net of that name, or the one that the tensors are of, and what the user should know."""
-    if name == AUTO:
-        net, leftover = _recognised(tensors)
-        notes = [f"net {net.name}: recognised by the names and shapes of its tensors", TAKEN_FOR_GRANTED]
-    else:
-        net = adapted(find(name), tensors)
-        if misfits := net.misfits(tensors):
-            raise NetError(f"does not fit {net.name}: {_first(misfits)}", advice=_what_fits(tensors))
-        notes, leftover = [], _leftover(net, tensors)
-    if leftover:
-        notes.append(f"left out, no part of {net.name}: {_first(leftover)}")
-    if not net.classes:
-        notes.append("no fc in the checkpoint: the net ends with the pooled features")
-    return net, notes
+@dataclass(frozen=True)
+class Under:
+    """A net whose tensors stand under a prefix, which somebody said; what else there is, is not looked at."""
+
+    prefix: str
+    net: Architecture
+
+    def fits(self, tensors: Shapes) -> bool:
+        try:
+            return self.net.fits(fitting.under(tensors, self.prefix))
+        except NetError:
+            return False
+
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+        return self.net.bind(fitting.under(tensors, self.prefix), input_shape)
 
 
-def _recognised(tensors: Mapping[str, Tensor]) -> tuple[ResNet, list[str]]:
-    net = recognise(tensors)
-    if net is None:
-        example = ", ".join(list(tensors)[:3])
-        raise NetError(f"no built-in net has tensors like these ({example}, ...)", advice="see `streamexport nets`")
-    if misfits := net.misfits(tensors):
-        raise NetError(f"looks like {net.name}, but {_first(misfits)}")
-    if leftover := _leftover(net, tensors):
-        # Attention and other modules between the layers leave all of a ResNet's names in place.
-        advice = f"if the net computes without them, say so: --net {net.name}"
-        raise NetError(f"looks like {net.name}, but holds more: {_first(leftover)}", advice=advice)
-    return net, []
-
-
-def _leftover(net: ResNet, tensors: Mapping[str, Tensor]) -> list[str]:
-    bound = {name for name, _, _ in net.specs()}
-    return [name for name in tensors if name not in bound and not name.endswith(COUNTER)]
-
-
-def _what_fits(tensors: Mapping[str, Tensor]) -> str:
-    net = recognise(tensors)
-    if net is None or net.misfits(tensors):
-        return "no built-in net fits, see `streamexport nets`"
-    return f"{net.name} fits: --net {net.name}" if net.name in RESNETS else "--net auto fits"
-
-
-def _first(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+def _what_fits(tensors: Shapes) -> str:
+    held = next((name for name in RESNETS if BuiltIn(name).fits(tensors)), None)
+    if held is None:
+        return "--net auto fits" if BuiltIn(AUTO).fits(tensors) else "no built-in net fits, see `streamexport nets`"
+    return f"{held} fits: --net {held}"
 
 
 def _input(net: ResNet, shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:

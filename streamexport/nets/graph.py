@@ -13,6 +13,8 @@ from ..tensors import FLOAT32, Computed, DType, Stored
 
 LARGEST = 2**31 - 1
 """Elements of a blob: Caffe counts them with an int."""
+DEFAULT_SIZE = (224, 224)
+"""Height and width of an input that nobody says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Error, NetError, reason
 from ..extents import BUFFER
 from ..tensors import Computed, Stored, Strided, Tensor
-from .resnet import COUNTER
+from . import fitting
+from .fitting import Bound, Shapes, Wanted
+from .graph import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     import torch
@@ -88,36 +92,75 @@ def on_cpu(make: Maker) -> nn.Module:
     return module
 
 
-def check(module: nn.Module, tensors: Mapping[str, Tensor], net: str) -> None:
-    """NetError, listing them, if a checkpoint's tensors are not those of the module."""
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items() if hasattr(value, "shape")}
-    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNTER)]
-    unexpected = [name for name in tensors if name not in wanted]
-    found = [
-        f"{name} is {list(t.shape)}, not {list(wanted[name])}"
-        for name, t in tensors.items()
-        if name in wanted and t.shape != wanted[name]
-    ]
-    for name in missing:
-        near = get_close_matches(name, unexpected, 1, 0.7)
-        found.append(f"{name} is missing" + (f" (there is {near[0]})" if near else ""))
-    found += [f"{name} is not expected" for name in unexpected]
-    first: dict[int, str] = {}  # by parameter: one that has several names is one tensor
-    for name, value in module.state_dict(keep_vars=True).items():
-        other = first.setdefault(id(value), name)
-        if name in tensors and other in tensors and not _is_same(tensors[name], tensors[other]):
-            found.append(f"{name} is not {other}, which are one tensor in the module")
-    if found:
-        listed = ", ".join(found[:MOST]) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
-        raise NetError(
-            f"does not fit {net}: {listed}", advice="--net and --net-args have to build the module that was trained"
-        )
+@dataclass(frozen=True)
+class UserNet:
+    """A net that a module of the user's is: what builds it, and it itself, built once, when it is first asked for.
+
+    Attributes
+    ----------
+    name : MODULE:CALLABLE or FILE.py:CALLABLE
+    make : builds the module
+    """
+
+    name: str
+    make: Maker
+
+    @classmethod
+    def of(cls, name: str, arguments: str | None) -> UserNet:
+        """See `find`."""
+        return cls(name, find(name, arguments))
+
+    @cached_property
+    def built(self) -> tuple[nn.Module, str]:
+        """The module without weights; and why it could not be built on the meta device, "" if it is there."""
+        try:
+            return on_meta(self.make), ""
+        except NetError as error:
+            return on_cpu(self.make), error.what
+
+    @cached_property
+    def wanted(self) -> Wanted:
+        """The module's tensors."""
+        held = {
+            name: value for name, value in self.built[0].state_dict(keep_vars=True).items() if hasattr(value, "shape")
+        }
+        names: dict[int, list[str]] = {}  # by parameter: one that has several names is one tensor
+        for name, value in held.items():
+            names.setdefault(id(value), []).append(name)
+        shapes = {name: tuple(value.shape) for name, value in held.items()}
+        return Wanted(shapes, tuple(group for group in names.values() if len(group) > 1))
+
+    def fits(self, tensors: Shapes) -> bool:
+        return any(not fit.misfits for fit in self._fits(tensors))
+
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+        from . import traced
+
+        fit = fitting.only(self._fits(tensors), tensors, self.name)
+        held = fitting.bound(fit, tensors)
+        misfits = [*fit.misfits, *self._differing(held)]
+        if misfits:
+            found = fitting.listed([*misfits, *(f"{name} is not expected" for name in fit.extra)], fitting.MOST)
+            advice = "--net and --net-args have to build the module that was trained"
+            raise NetError(f"does not fit {self.name}: {found}", advice=advice)
+        net = traced.bind(held, self, input_shape or (1, 3, *DEFAULT_SIZE))
+        return Bound(replace(net, notes=(*net.notes, *fit.notes(self.name))), held, self.make)
+
+    def _fits(self, tensors: Shapes) -> list[fitting.Fit]:
+        return fitting.fits(tensors, fitting.prefixes(self.wanted.shapes, tensors), lambda _: self.wanted)
+
+    def _differing(self, held: Mapping[str, Tensor]) -> Iterator[str]:
+        """Names that are one tensor in the module, and not in the checkpoint."""
+        for first, *others in self.wanted.tied:
+            for name in others:
+                if {first, name} <= held.keys() and not _is_same(held[name], held[first]):
+                    yield f"{name} is not {first}, which are one tensor in the module"
 
 
 def _is_same(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors are one, or copies; read a buffer at a time."""
     is_judged_elsewhere = tensor.shape != other.shape or not (tensor.dtype.is_floating and other.dtype.is_floating)
-    if tensor.extent == other.extent or is_judged_elsewhere:
+    if is_judged_elsewhere or (tensor.extent, tensor.strides) == (other.extent, other.strides):
         return True
     ours, theirs = tensor.as_float32(), other.as_float32()
     for start in range(0, ours.size, BUFFER):
@@ -141,10 +184,6 @@ def loaded(tensor: Tensor) -> torch.Tensor:
         return torch.frombuffer(data, dtype=torch.float32).reshape(tensor.shape) if data else torch.empty(tensor.shape)
     elements: Computed = Stored(tensor.extent, tensor.dtype, tensor.name) if tensor.is_contiguous else Strided(tensor)
     return torch.from_numpy(elements.elements(0, tensor.numel)).reshape(tensor.shape)
-
-
-MOST = 8
-"""Misfits that a message lists."""
 
 
 def _keywords(arguments: str | None) -> dict[str, Any]:

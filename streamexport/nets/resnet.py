@@ -12,11 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..extents import Literal
-from ..tensors import Tensor
+from ..tensors import Shaped, Tensor
+from .fitting import COUNTER, Wanted
 from .graph import Blob, Call, Layer, Net, Preprocessing
 
 Spec = tuple[str, str, tuple[int, ...]]
 """A tensor of a state dict: name, dtype, shape."""
+
+ANCHOR = "layer1.0.conv1.weight"
+"""A tensor that every net of the family has, and no other part of it by a name that ends so."""
 
 EPSILON = 1e-5  # torch's default for BatchNorm2d
 IMAGENET = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -98,17 +102,10 @@ class ResNet:
             yield "fc.weight", "float32", (self.classes, self.features)
             yield "fc.bias", "float32", (self.classes,)
 
-    def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """What keeps `tensors` from being a checkpoint of this net; empty if nothing does."""
-        found = []
-        for name, _, shape in self.specs():
-            if name.endswith(COUNTER):
-                continue
-            if name not in tensors:
-                found.append(f"{name} is missing")
-            elif tensors[name].shape != shape:
-                found.append(f"{name} is {list(tensors[name].shape)}, not {list(shape)}")
-        return found
+    @property
+    def wanted(self) -> Wanted:
+        """Its tensors."""
+        return Wanted({name: shape for name, _, shape in self.specs()})
 
     def net(self, tensors: Mapping[str, Tensor], size: tuple[int, int, int, int]) -> Net:
         """The Caffe net, its blobs bound to `tensors`, for inputs of the given batch, channels, height, width."""
@@ -132,9 +129,6 @@ class ResNet:
         name = f"{block.name}.downsample"
         convolution = Convolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
         return [convolution] if block.has_downsample else []
-
-
-COUNTER = "num_batches_tracked"  # of BatchNorm in training; nothing computes with it
 
 
 def _conv_specs(convolution: Convolution) -> Iterator[Spec]:
@@ -244,9 +238,9 @@ RESNETS = {
 }
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> ResNet | None:
-    """The net of this family that names and shapes speak of; whether all of it fits, `misfits` tells."""
-    first = _shape(tensors, "layer1.0.conv1.weight", 4)
+def recognise(tensors: Mapping[str, Shaped]) -> ResNet | None:
+    """The net of this family that names and shapes speak of; whether all of it fits, `fitting` tells."""
+    first = _shape(tensors, ANCHOR, 4)
     stem = _shape(tensors, "conv1.weight", 4)
     if first is None or stem is None:
         return None
@@ -263,7 +257,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> ResNet | None:
     return adapted(_named(ResNet("resnet", bottleneck, depths, groups, base_width)), tensors)
 
 
-def adapted(net: ResNet, tensors: Mapping[str, Tensor]) -> ResNet:
+def adapted(net: ResNet, tensors: Mapping[str, Shaped]) -> ResNet:
     """`net` with as many classes and input channels as the tensors have."""
     classes, stem = _shape(tensors, "fc.weight", 2), _shape(tensors, "conv1.weight", 4)
     return replace(net, classes=classes[0] if classes else 0, channels=stem[1] if stem else net.channels)
@@ -274,13 +268,13 @@ def _named(net: ResNet) -> ResNet:
     return next((known for known in RESNETS.values() if replace(known, name=net.name) == net), net)
 
 
-def _depth(tensors: Mapping[str, Tensor], stage: str) -> int:
+def _depth(tensors: Mapping[str, Shaped], stage: str) -> int:
     depth = 0
     while f"{stage}{depth}.conv1.weight" in tensors:
         depth += 1
     return depth
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str, rank: int) -> tuple[int, ...] | None:
+def _shape(tensors: Mapping[str, Shaped], name: str, rank: int) -> tuple[int, ...] | None:
     shape = tensors[name].shape if name in tensors else ()
     return shape if len(shape) == rank else None

@@ -38,33 +38,31 @@ MOST = 12
 """Kinds of refusals that a message lists."""
 
 
-def bind(tensors: Mapping[str, Tensor], net: str, arguments: str | None, input_shape: tuple[int, ...]) -> Net:
+def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tuple[int, ...]) -> Net:
     """The Caffe net of a module whose state dict `tensors` are.
 
     Parameters
     ----------
     tensors : the state dict
-    net, arguments : what builds the module, see `modules.find`
+    user : what builds the module
     input_shape : of its only input
 
     Raises
     ------
-    NetError : the module cannot be built or traced, the tensors are not its own, or Caffe cannot compute what it computes
+    NetError : the module cannot be built or traced, or Caffe cannot compute what it computes
     """
-    make = modules.find(net, arguments)
-    notes: tuple[str, ...] = ()
-    try:
-        module = modules.on_meta(make)
-        program = export(module, net, input_shape)
-        if any(getattr(constant, "is_meta", False) for constant in program.constants.values()):
-            raise NetError("has tensors that are in no state dict")
-    except NetError as error:
-        module = modules.on_cpu(make)
-        modules.check(module, tensors, net)  # before the second attempt: this may be what is wrong
-        program = export(module, net, input_shape)
-        notes = (f"built on the CPU, without weights, since on torch's meta device it {error.what}",)
-    modules.check(module, tensors, net)
-    return _Walk(program, module, tensors, net).net(input_shape, notes)
+    module, why = user.built
+    if not why:
+        try:
+            program = export(module, user.name, input_shape)
+            if any(getattr(constant, "is_meta", False) for constant in program.constants.values()):
+                raise NetError("has tensors that are in no state dict")
+        except NetError as error:
+            module, why = modules.on_cpu(user.make), error.what
+    if why:
+        program = export(module, user.name, input_shape)
+    notes = (f"built on the CPU, without weights, since on torch's meta device it {why}",) if why else ()
+    return _Walk(program, module, tensors, user.name).net(input_shape, notes)
 
 
 def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> ExportedProgram:

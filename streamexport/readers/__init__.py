@@ -17,6 +17,7 @@ from ..nets.graph import Layer, Net
 from ..sources.local import LocalFile
 from ..tensors import Tensor
 from . import caffemodel, hdf5, safetensors, state_dict, torch_legacy, torch_zip
+from .choosing import Fits, choose
 
 INDEX_LIMIT = 64 << 20
 
@@ -27,22 +28,24 @@ class Weights:
 
     Attributes
     ----------
-    tensors : by state-dict name, a `module.` that all of them share taken off
+    tensors : by state-dict name
     format : "torch legacy", "torch zip", "safetensors" or "sharded"
     key : path of the state dict inside the file, "" if it is the whole of it
     sources : the files that hold it
+    rivals : paths of other state dicts in it that are the net's as well
     """
 
     tensors: Mapping[str, Tensor]
     format: str
     key: str
     sources: tuple[Source, ...]
+    rivals: tuple[str, ...] = ()
 
 
 def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weights:
     """Opens a checkpoint: torch's legacy stream, torch's zip, safetensors, or the `*.index.json` of a sharded set.
 
-    Reads headers only, and executes nothing.
+    Reads headers only, and executes nothing. A `module.` that all names share is taken off.
 
     Parameters
     ----------
@@ -58,6 +61,30 @@ def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weight
     """
     weights = _open(LocalFile.at(path), key)
     return replace(weights, tensors=_without_module(weights.tensors))
+
+
+def open_checkpoints(
+    paths: Sequence[str | os.PathLike[str]], key: str | None = None, fits: Fits | None = None
+) -> Weights:
+    """Checkpoints that are parts of one model, as one, with the names that stand in them.
+
+    Parameters
+    ----------
+    paths, key : see `open_weights`
+    fits : whether tensors are those of the net that is looked for: that state dict of a single file is taken
+
+    Raises what `open_weights` raises, and NetError if a tensor stands in two of them.
+    """
+    first, *others = (_open(LocalFile.at(path), key, fits if len(paths) == 1 else None) for path in paths)
+    tensors = dict(first.tensors)
+    for weights in others:
+        for name, tensor in weights.tensors.items():
+            if name in tensors:
+                both = f"stands in {tensors[name].extent.source.name} and {tensor.extent.source.name}"
+                raise NetError(both, tensor=name, advice="give only files that are parts of one model")
+            tensors[name] = tensor
+    sources = (*first.sources, *(source for weights in others for source in weights.sources))
+    return replace(first, tensors=tensors, sources=sources)
 
 
 def open_model(path: str | os.PathLike[str]) -> Net:
@@ -112,15 +139,18 @@ def _head(source: Source) -> bytes:
     return source.read(0, min(source.size, 512))
 
 
-def _open(source: Source, key: str | None, is_shard: bool = False) -> Weights:
+def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: bool = False) -> Weights:
     head = _head(source)
     for name, module in (("torch legacy", torch_legacy), ("torch zip", torch_zip)):
         if module.recognises(head):
             root, extents = module.read(source)
-            chosen = state_dict.select(state_dict.candidates(root), key, source.name)
+            chosen, rivals = choose(state_dict.candidates(root), key, fits, source.name)
             tensors = {tensor: state_dict.place(tensor, view, extents) for tensor, view in chosen.views.items()}
-            return Weights(tensors, name, chosen.key, (source,))
+            return Weights(tensors, name, chosen.key, (source,), tuple(rival.key for rival in rivals))
     if safetensors.recognises(head):
+        if key:
+            advice = "leave out --key; --prefix takes the tensors under a prefix"
+            raise NetError(f"has no state dict {key!r}: safetensors hold one", file=source.name, advice=advice)
         return Weights(safetensors.read(source), "safetensors", "", (source,))
     if head.lstrip()[:1] == b"{" and not is_shard:
         return _open_sharded(source, key)

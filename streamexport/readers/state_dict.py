@@ -10,11 +10,11 @@ Names and arguments were learnt from `torch/_utils.py` and `torch/serialization.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import FormatError, NetError, TensorError
+from ..errors import FormatError, TensorError
 from ..extents import Extent
 from ..tensors import DTYPES, DType, Tensor
 from .cursor import Cursor
@@ -111,23 +111,6 @@ def candidates(root: Any) -> list[Candidate]:
     return found
 
 
-def select(found: Sequence[Candidate], key: str | None, file: str) -> Candidate:
-    """The state dict among the candidates.
-
-    Without a `key` it is the outermost dict that holds tensors, more than single numbers such as a best accuracy. Several
-    beside each other are told apart by the names that training scripts use; NetError, listing them, where that does not
-    help.
-    """
-    if key is None:
-        key = _likeliest(found, file)
-    called = [candidate for candidate in found if candidate.is_called(key)]
-    if len(called) > 1:
-        raise FormatError(f"holds two state dicts called {key!r}", file=file)
-    if not called:
-        raise NetError(f"has no state dict {key!r}", file=file, advice=_choices(found))
-    return called[0]
-
-
 def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
     """The tensor that a view describes, its storage being one of `extents`."""
     storage = view.storage
@@ -138,18 +121,6 @@ def place(name: str, view: View, extents: Mapping[str, Extent]) -> Tensor:
 
 
 DEEPEST = 4  # dots in the path of a state dict
-MOST = 50  # state dicts in a message
-_USUAL_KEYS = (
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "module",
-    "params",
-    "weights",
-)
 _STORAGE_TYPES = {
     f"torch {kind}Storage": DTYPES[name]
     for kind, name in {
@@ -213,31 +184,3 @@ _GLOBALS: dict[str, Global] = {
         ("_codecs encode", lambda text, _="latin1": text.encode("latin-1")),
     )
 }
-
-
-def _likeliest(found: Sequence[Candidate], file: str) -> str:
-    holding = [candidate for candidate in found if any(view.shape for view in candidate.views.values())]
-    ranks = [(_rank(candidate.path), candidate) for candidate in holding or found]
-    lowest = min((rank for rank, _ in ranks), default=None)
-    best = [candidate for rank, candidate in ranks if rank == lowest]
-    if len(best) != 1:
-        what = "holds several state dicts" if found else "holds no state dict"
-        raise NetError(what, file=file, advice=_choices(found))
-    return best[0].key
-
-
-def _rank(path: tuple[str, ...]) -> tuple[int, int]:
-    """How far out a dict is, and how usual its name; the root is farthest out."""
-    name = path[-1] if path else ""
-    return len(path), _USUAL_KEYS.index(name) if name in _USUAL_KEYS else len(_USUAL_KEYS)
-
-
-def _choices(found: Sequence[Candidate]) -> str:
-    if not found:
-        return "save model.state_dict() with torch"
-    listed = (f"{_shown(candidate.path)} ({len(candidate.views)} tensors)" for candidate in found[:MOST])
-    return "choose with --key: " + ", ".join(listed) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
-
-
-def _shown(path: tuple[str, ...]) -> str:
-    return ".".join(key[:100] for key in path) or repr("")
