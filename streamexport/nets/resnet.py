@@ -15,6 +15,7 @@ from ..extents import Literal
 from ..tensors import Shaped, Tensor
 from .fitting import COUNTER, Wanted
 from .graph import Blob, Call, Layer, Net, Preprocessing
+from .windows import LONG
 
 Spec = tuple[str, str, tuple[int, ...]]
 """A tensor of a state dict: name, dtype, shape."""
@@ -157,9 +158,15 @@ class _Builder:
             "maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"}
         )
         bottom = "maxpool"
+        layers: list[Layer] = []
         for block in net.blocks():
-            yield from self.block(net, block, bottom)
+            layers += self.block(net, block, bottom)
             bottom = f"{block.name}.relu{len(net.main(block))}"
+        yield from layers[:-1]
+        height, width = (-(-n // 32) for n in size[2:])
+        # Its shape is said where it matters: to say it costs memory, since all are checked then.
+        shapes = ((size[0], net.features, height, width),) if height * width > LONG else ()
+        yield replace(layers[-1], shapes=shapes)
         yield _pooling("avgpool", bottom, {"pool": "AVE", "global_pooling": True})
         yield Layer("flatten", "Flatten", ("avgpool",), ("flatten",))
         if net.classes:

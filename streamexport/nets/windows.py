@@ -89,4 +89,6 @@ def pair(sizes: Sequence[int] | int, rank: int = 2, neutral: int = 0) -> tuple[i
     return first, second
 
 
+LONG = 4096
+"""Elements that Caffe and OpenCV may add one after the other in float32; `passes.sums` cuts longer averages."""
 ONE_PIXEL = Window((Axis(1), Axis(1)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nets.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, precision
+from . import cleaning, cutting, dialects, folding, naming, precision, sums
 
 
 def apply(
@@ -19,8 +19,8 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Dialect, folding, input, cutting, cleaning, precision, and naming, last of all: the others use torch's names."""
-    net = dialects.express(net, dialect)
+    """Sums, dialect, folding, input, cutting, cleaning, precision, and naming, last of all: the others use torch's names."""
+    net = dialects.express(sums.shorten(net), dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)

@@ -14,8 +14,10 @@ from typing import Any
 from .. import kernels
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
 from ..views import View
+from ..windows import LONG
 from .convolutions import channels_last, turned_back
 
+AVERAGE = {"pooling_param": {"pool": "AVE", "global_pooling": True}}
 ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe divides the first two
 
 
@@ -152,11 +154,21 @@ def standardised(net: Lowering, x: Value, shape: tuple[int, int, int, int], eps:
     """(x - mean) / sqrt(variance + eps) of each channel of `x` as an image of this shape."""
     image = net.reshaped(x, shape, "image")
     centred = net.layer("MVN", [image], shape, {"mvn_param": {"normalize_variance": False}}, part="centred")
+    if prod(shape[2:]) > LONG:
+        centred = _centred(net, centred)
     square = net.power(centred, power=2, part="square")
-    pooled = {"pool": "AVE", "global_pooling": True}
-    variance = net.layer("Pooling", [square], (*shape[:2], 1, 1), {"pooling_param": pooled}, part="variance")
+    variance = net.layer("Pooling", [square], (*shape[:2], 1, 1), AVERAGE, part="variance")
     inverse = net.reshaped(net.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
     return net.layer("Scale", [centred, inverse], shape, {"scale_param": {"axis": 0}})
+
+
+def _centred(net: Lowering, x: Value) -> Value:
+    """What is left of the mean after MVN, which sums in float32, is subtracted, too: an image of ones times it."""
+    mean = net.layer("Pooling", [x], (*x.blob[:2], 1, 1), AVERAGE, part="rest")
+    factor = net.reshaped(mean, x.blob[:2], "rest_factor")
+    ones = net.power(x, scale=0, shift=1, part="ones")
+    rest = net.layer("Scale", [ones, factor], x.blob, {"scale_param": {"axis": 0}}, part="rest_spread")
+    return net.eltwise("SUM", x, rest, (1.0, -1.0), "exact")
 
 
 def _channel_norm(net: Lowering, image: Value, eps: float) -> Value:

@@ -14,7 +14,7 @@ from typing import Any
 from .. import kernels
 from ..lowering import Lowering, Operand, Shape, UnsupportedError, Value, operator
 from ..views import View
-from ..windows import pair
+from ..windows import LONG, pair
 from .shapes import Matrix, resized
 
 GLOBAL = {"MAX": {"pool": "MAX", "global_pooling": True}, "AVE": {"pool": "AVE", "global_pooling": True}}
@@ -217,7 +217,7 @@ def _reduced(net: Lowering, x: Operand, dim: Sequence[int] | int | None, method:
     if len(x.shape) == 4 and axes == [2, 3]:
         image, shape = net.reshaped(x, x.shape), (*x.shape[:2], 1, 1)
         made = net.layer("Pooling", [image], shape, {"pooling_param": GLOBAL[method]}, part=part)
-    elif method == "AVE" and before == 1:
+    elif method == "AVE" and before == 1 and inside <= LONG:
         rest = x.shape[2:] if len(x.shape) == 4 and axes == [1] else (1, behind)
         image = net.reshaped(x, (batch, inside, *rest))
         made = net.mixed(image, kernels.filled((1, inside), 1 / inside), part=part)
