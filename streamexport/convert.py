@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from . import __version__, nets, passes, transfer, writers
+from . import __version__, nets, outputs, passes, transfer, writers
 from .caffe.caffe_pb2 import NetParameter
 from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
@@ -34,7 +33,6 @@ Path = str | os.PathLike[str]
 
 STDOUT = "-"
 STDOUT_DESCRIPTOR = 1
-SUFFIXES = {"caffemodel": ".caffemodel", "hdf5": ".caffemodel.h5", "linked": ".caffemodel.h5"}
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
@@ -228,10 +226,10 @@ def plan(
         if form is None and max_file_size is None and layouts[0].size > CAFFE_LIMIT:
             chosen = "hdf5"
             layouts = writers.layouts(net, chosen, record)
-        name = options.net if options.net != nets.AUTO else net.name or pathlib.Path(inputs[0]).stem
-        path = os.path.join(path, name + SUFFIXES[chosen])
-    paths = [path] if len(layouts) == 1 else list(_part_names(path, len(layouts)))
-    parts = tuple(zip(paths, layouts, strict=True))
+        is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
+        name = (net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net
+        path = outputs.in_directory(path, name, chosen)
+    parts = tuple(zip(outputs.part_names(path, len(layouts)), layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
     consumers = (
         _consumers(options, chosen, layouts) if text is not None else ()
@@ -284,22 +282,14 @@ def convert(
             transfer.publish([_description(prototxt, made)], made.sources)
         return made
     if prototxt is None and made.prototxt is not None and not _is_special(made.path):
-        prototxt = stem(made.path) + ".prototxt"
+        prototxt = outputs.stem(made.path) + ".prototxt"
     files = [File(name, layout, made.align) for name, layout in made.parts]
     if prototxt is not None:
         files.insert(0, _description(prototxt, made))
     if max_file_size is not None:
-        _refuse_mixture(made.path, [file.path for file in files])
+        _refuse_mixture(made.path, len(made.parts))
     transfer.publish(files, made.sources, progress)
     return made
-
-
-def stem(path: str) -> str:
-    """A model's path without the suffix of its format."""
-    for suffix in (".caffemodel.h5", ".caffemodel", ".h5"):
-        if path.endswith(suffix):
-            return path.removesuffix(suffix)
-    return os.path.splitext(path)[0]
 
 
 def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
@@ -349,6 +339,8 @@ def recorded(record: bytes) -> Options | None:
         fields = json.loads(record)["options"]
         shape = fields.pop("input_shape")
         types = dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool)
+        if type(fields["net"]) is not str:
+            return None
         if any(type(value) is not types.get(name, str) for name, value in fields.items() if value is not None):
             return None
         if shape is not None and not all(type(size) is int for size in shape):
@@ -418,22 +410,7 @@ def _is_special(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _part_names(name: str, count: int) -> Iterator[str]:
-    """`x.caffemodel` for one part, else `x-00001-of-00003.caffemodel` and so on."""
-    if count == 1:
-        yield name
-        return
-    base = stem(name)
-    for index in range(1, count + 1):
-        yield f"{base}-{index:05}-of-{count:05}{name.removeprefix(base)}"
-
-
-def _refuse_mixture(target: str, written: Sequence[str]) -> None:
+def _refuse_mixture(target: str, count: int) -> None:
     """OutputError if parts of an older run would stand among those of this one."""
-    base, names = pathlib.Path(stem(target)), {pathlib.Path(path).name for path in written}
-    pattern = re.compile(re.escape(base.name) + r"-\d{5}-of-\d{5}" + re.escape(target.removeprefix(stem(target))))
-    if base.parent.is_dir():
-        for found in sorted(path.name for path in base.parent.iterdir()):
-            if pattern.fullmatch(found) and found not in names:
-                where = str(base.parent / found)
-                raise OutputError("is a part of an older model of that name", file=where, advice="remove it first")
+    for where in outputs.older_parts(target, count):
+        raise OutputError("is a part of an older model of that name", file=where, advice="remove it first")

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .convert import Options, bind, made_with, stem
+from .convert import Options, bind, made_with
 from .engines import open_engine
 from .errors import NetError
 from .forward import forward_layers
 from .nets.fitting import Bound
 from .nets.graph import Call, Layer, Net
 from .nets.resnet import IMAGENET
+from .outputs import stem
 from .readers import open_models
 from .reference import Outputs, run
 from .tensors import FLOAT16

@@ -30,7 +30,7 @@ def message(layer: Layer) -> caffe_pb2.LayerParameter:
 
 
 def prototxt(net: Net, comment: str = "") -> str:
-    """The net's description, each line of `comment` in front of it behind a `#`.
+    """The net's description, each line of `comment` in front of it behind a `#`. All of it is printable.
 
     NetError if a layer was read with parameters that our schema does not know: the text would be without them.
     """
@@ -46,7 +46,14 @@ def prototxt(net: Net, comment: str = "") -> str:
             whole.pooling_param.ClearField("round_mode")
             whole.pooling_param.ceil_mode = False
         lines.append("layer {\n" + text_format.MessageToString(whole, indent=2, as_utf8=True) + "}")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{_printable(line)}\n" for text in lines for line in text.split("\n"))
+
+
+def _printable(line: str) -> str:
+    """Control characters of names as the text format escapes bytes: what a file says may end up on a terminal."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else "".join(f"\\{byte:03o}" for byte in c.encode()) for c in line)
 
 
 def _parsed(whole: Message, unread: Sequence[Piece], what: str) -> Message:

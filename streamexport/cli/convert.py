@@ -96,9 +96,8 @@ def _where_to_get(net: str) -> str:
 def _print_plan(made: Plan) -> None:
     for layer in made.net.layers:
         shapes = " ".join("x".join(map(str, blob.shape)) for blob in layer.blobs)
-        print(
-            f"{one_line(layer.name):<40} {layer.type:<14} {sum(b.values.size for b in layer.blobs):>12}  {shapes}".rstrip()
-        )
+        size = sum(blob.values.size for blob in layer.blobs)
+        print(f"{one_line(layer.name):<40} {one_line(layer.type):<14} {size:>12}  {shapes}".rstrip())
     for name, layout in made.parts:
         print(f"{one_line(name)}: {layout.size} bytes, {arguments.plural(len(layout.pieces), 'piece')}")
     for note in made.notes:

@@ -166,7 +166,12 @@ def _wired_row(layer: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _cost_row(cost: Cost) -> tuple[str, ...]:
-    return cost.layer, cost.type, " ".join(map(_dims, cost.shapes)), *(str(getattr(cost, name)) for name in COUNTED)
+    return (
+        one_line(cost.layer),
+        one_line(cost.type),
+        " ".join(map(_dims, cost.shapes)),
+        *(str(getattr(cost, name)) for name in COUNTED),
+    )
 
 
 def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
