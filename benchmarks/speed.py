@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import bench
+
+from streamexport.extents import BUFFER, Extent, Piece
+from streamexport.sources.local import LocalFile
+from streamexport.tensors import FLOAT32, Tensor
 
 PAIRS, RUNS = 7, 5
 SINK = ("sh", "-c", "cat > /dev/null")
@@ -104,6 +109,38 @@ def computed(work: Path, checkpoint: Path) -> None:
         rows.append((" ".join(options), median, f"{rate:.2f}", highest(runs), single))
     header = ("", "median, s", "GiB/s read", "peak MiB", "runs, s")
     bench.print_table("32x48d, computed, to /dev/null: the whole command", header, rows)
+
+
+VIEWS = {
+    "contiguous": ((4096, 25088), (25088, 1)),
+    "every other element": ((1 << 24,), (2,)),
+    "every other element of rows of 65,536": ((1024, 32768), (65536, 2)),
+    "(25088, 4096) transposed": ((4096, 25088), (1, 4096)),
+    "(4096, 25088) transposed": ((25088, 4096), (1, 25088)),
+    "(2048, 1000) transposed": ((1000, 2048), (1, 1000)),
+    "a convolution's first two axes exchanged": ((512, 512, 3, 3), (9, 9 * 512, 3, 1)),
+    "a convolution's weights, channels last": ((512, 512, 3, 3), (9 * 512, 1, 3 * 512, 512)),
+    "a column expanded": ((4096, 4096), (1, 0)),
+}
+"""Shapes and strides of float32 tensors."""
+
+
+def strided(work: Path, checkpoint: Path) -> None:
+    """Views of the checkpoint's first bytes, a buffer at a time."""
+    source, rates = LocalFile.at(checkpoint), {}
+    for name, (shape, strides) in VIEWS.items():
+        view = Tensor.in_storage("view", FLOAT32, shape, strides, Extent(source, 0, source.size)).as_float32()
+        median = statistics.median(seconds(functools.partial(render, view)) for _ in range(RUNS))
+        rates[name] = view.size / 2**30 / median
+    rows = [(name, f"{rate:.2f}", f"{rates['contiguous'] / rate:.1f}") for name, rate in rates.items()]
+    bench.print_table("Strided tensors, from the page cache into a buffer", ("", "GiB/s", "times slower"), rows)
+
+
+def render(piece: Piece) -> None:
+    into = memoryview(bytearray(BUFFER))
+    for start in range(0, piece.size, BUFFER):
+        stop = min(start + BUFFER, piece.size)
+        piece.render(start, stop, into[: stop - start])
 
 
 def linked(work: Path, checkpoint: Path) -> None:
@@ -196,7 +233,9 @@ def start_up(work: Path, checkpoint: Path) -> None:
     )
 
 
-PARTS = {part.__name__: part for part in (start_up, computed, linked, pipe, file, hdf5, clone, forward, traced)}
+PARTS = {
+    part.__name__: part for part in (start_up, computed, strided, linked, pipe, file, hdf5, clone, forward, traced)
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

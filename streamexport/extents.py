@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -41,6 +41,10 @@ class Source(ABC):
     @abstractmethod
     def read_into(self, offset: int, into: memoryview) -> None:
         """Fills `into` with the bytes from `offset` on; SourceError if that is not possible."""
+
+    def read_runs(self, offsets: Sequence[int], length: int) -> bytes:
+        """`length` bytes at each of the offsets, one after the other."""
+        return b"".join(self.read(offset, length) for offset in offsets)
 
     @abstractmethod
     def fileno(self) -> int | None:

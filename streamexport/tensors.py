@@ -18,12 +18,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from math import prod
+from threading import local
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import LimitError, TensorError
-from .extents import BUFFER, Extent, Piece, Source, check_range
+from .extents import Extent, Piece, Source, check_range
+from .strides import block, read_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,8 +241,8 @@ class Stored(Computed):
 class Strided(Computed):
     """The elements of a view in row-major order, whatever its strides.
 
-    A range is cut into boxes (at most two per dimension and one more); each box is read in runs that lie close together
-    in the source, `BUFFER` bytes at most at a time.
+    A range is cut into boxes (at most two per dimension and one more). Where what lies together in the source is far apart in
+    the view, as in a transpose, more rows than were asked for are read at once, and kept for whoever asks for the next.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -250,40 +252,55 @@ class Strided(Computed):
     def sources(self) -> tuple[Source, ...]:
         return self.tensor.extent.sources
 
+    @cached_property
+    def block(self) -> int:
+        """Elements that are read at once, whole rows; 1 where a range is as well read alone."""
+        return block(self.tensor.shape, self.tensor.strides, self.dtype.itemsize)
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
+        if last - first >= self.block:
+            return self._read(first, last)
         array = np.empty(last - first, self.dtype.code)
+        at = first
+        while at < last:
+            begin, held = self._held(at)
+            stop = min(last, begin + len(held))
+            array[at - first : stop - first] = held[at - begin : stop - begin]
+            at = stop
+        if last == self.count:
+            _ahead.held = None
+        return array
+
+    def _held(self, at: int) -> tuple[int, Array]:
+        """The first element of the block that `at` lies in, and its elements: kept until a thread wants another block."""
+        begin, held = at // self.block * self.block, _ahead.held
+        if held is None or held[:2] != (self, begin):
+            _ahead.held = held = None  # so that there are never two of them
+            _ahead.held = held = self, begin, self._read(begin, min(begin + self.block, self.count))
+        return begin, held[2]
+
+    def _read(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        array, strides, extent = np.empty(last - first, self.dtype.code), self.tensor.strides, self.tensor.extent
         at = 0
         for corner, shape in boxes(self.tensor.shape, first, last):
             size = prod(shape)
-            start = sum(index * stride for index, stride in zip(corner, self.tensor.strides, strict=True))
-            self._read_box(start, array[at : at + size].reshape(shape))
+            start = sum(index * stride for index, stride in zip(corner, strides, strict=True)) * self.dtype.itemsize
+            read_box(extent.source, extent.offset + start, strides, array[at : at + size].reshape(shape))
             at += size
         return array
 
-    def _read_box(self, start: int, into: Array) -> None:
-        """Fills `into` with the box of its shape whose first element is `start` elements into the extent."""
-        import numpy as np
 
-        strides = self.tensor.strides
-        near, reach = set[int](), 1
-        for axis in sorted(range(into.ndim), key=strides.__getitem__):
-            reach += (into.shape[axis] - 1) * strides[axis]
-            if reach * self.dtype.itemsize > BUFFER:
-                break
-            near.add(axis)
-        far = [axis for axis in range(into.ndim) if axis not in near]
-        shape = [into.shape[axis] for axis in sorted(near)]
-        steps = [strides[axis] for axis in sorted(near)]
-        run = np.empty(span(shape, steps), self.dtype.code)
-        view = np.lib.stride_tricks.as_strided(run, shape, [step * self.dtype.itemsize for step in steps])
-        raw, extent, itemsize = run.data.cast("B"), self.tensor.extent, self.dtype.itemsize
-        target = into.transpose(far + sorted(near))
-        for index in np.ndindex(*(into.shape[axis] for axis in far)):
-            begin = (start + sum(i * strides[axis] for i, axis in zip(index, far, strict=True))) * itemsize
-            extent.render(begin, begin + len(raw), raw)
-            target[index] = view
+class _Ahead(local):
+    """What a thread has read of a view beyond what it was asked for: one block for each thread, however many views."""
+
+    held: tuple[Strided, int, Array] | None = None
+
+
+_ahead = _Ahead()
 
 
 class Cast(Computed):

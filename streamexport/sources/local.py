@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from ..errors import SourceChangedError, SourceError, reason
 from ..extents import Source
@@ -68,6 +70,14 @@ class LocalFile(Source):
                 raise SourceChangedError("ends before its own size", file=self.name, offset=offset)
             offset += count
             into = into[count:]
+
+    def read_runs(self, offsets: Sequence[int], length: int) -> bytes:
+        # Thousands of short reads: looping here took twice as long.
+        try:
+            data = b"".join(map(os.pread, repeat(self._descriptor.number), repeat(length), offsets))
+        except OSError:
+            data = b""
+        return data if len(data) == length * len(offsets) else super().read_runs(offsets, length)  # which says where
 
     def expect(self, offset: int, length: int) -> None:
         if hasattr(os, "posix_fadvise"):
