@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +73,36 @@ def test_an_index_that_lies_is_refused(tmp_path, index, message):
         open_weights(path)
 
 
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_a_set_of_more_shards_than_descriptors_is_read(tmp_path, form):
+    """By four threads, too, in a process that may open fewer files than there are."""
+    weight_map = {}
+    for number in range(100):
+        part = {f"w{number}": torch.full((2,), float(number))}
+        file = f"{number}.bin"
+        save_file(part, tmp_path / file) if form == "safetensors" else torch.save(part, tmp_path / file)
+        weight_map[f"w{number}"] = file
+    path = tmp_path / "model.index.json"
+    path.write_text(json.dumps({"weight_map": weight_map}))
+    done = subprocess.run([sys.executable, "-c", FEW, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [list(range(100))] * 4
+
+
+FEW = """
+import json, resource, struct, sys
+from concurrent.futures import ThreadPoolExecutor
+resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+from streamexport import open_weights
+from streamexport.extents import Layout
+layout = Layout.of([tensor.as_float32() for tensor in open_weights(sys.argv[1]).tensors.values()])
+def values(_):
+    data = bytearray(layout.size)
+    layout.render(0, layout.size, memoryview(data))
+    return [int(number) for number in struct.unpack("<200f", data)[::2]]
+with ThreadPoolExecutor(4) as pool:
+    print(json.dumps(list(pool.map(values, range(4)))))
+"""
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 

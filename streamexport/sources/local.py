@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from weakref import ref
 
 from ..errors import SourceChangedError, SourceError, reason
 from ..extents import Source
+
+MOST_OPEN = 16
+"""Files that a thread keeps open: shards may be more than the 256 or 1,024 descriptors that a process is allowed."""
 
 
 @dataclass(frozen=True)
 class LocalFile(Source):
     """A regular file as it was when `at` looked: path, size in bytes, modification time in nanoseconds.
 
-    Compares and pickles by these three. The file is opened at the first read and closed with the object.
+    Compares and pickles by these three. Each thread opens the file when it first reads, and closes it with the object, or
+    when it has read from `MOST_OPEN` others since.
     """
 
     name: str
@@ -44,9 +50,14 @@ class LocalFile(Source):
 
     @property
     def _descriptor(self) -> _Descriptor:
-        opened: _Descriptor | None = self.__dict__.get("opened")
-        # Of threads that open it at the same time one wins: closing what another thread reads from would be worse.
-        return self.__dict__.setdefault("opened", self._open()) if opened is None else opened
+        opened, key = _OPENED.files, id(self)
+        held = opened.pop(key, None)
+        if held is None:
+            held = self._open(), ref(self, lambda _: opened.pop(key, None))
+        while len(opened) >= MOST_OPEN:
+            del opened[next(iter(opened))]
+        opened[key] = held  # behind all others
+        return held[0]
 
     def _open(self) -> _Descriptor:
         try:
@@ -107,3 +118,16 @@ class _Descriptor:
 
     def __del__(self, close=os.close) -> None:  # type: ignore[no-untyped-def] # bound early: `os` may be gone at exit
         close(self.number)
+
+
+class _Opened(threading.local):
+    """What a thread has open, by the object that reads, the longest unused first.
+
+    No thread closes what another one reads from.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[int, tuple[_Descriptor, ref[LocalFile]]] = {}
+
+
+_OPENED = _Opened()
