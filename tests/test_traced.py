@@ -285,6 +285,89 @@ def test_what_cannot_be_traced_or_expressed_is_refused(tmp_path, body, message):
     assert message in refused(tmp_path, write_module(tmp_path, body))
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "return self.conv(torch.autograd.Variable(x.data))",
+            "it takes elements out of torch's sight, as x.data, Variable",
+        ),
+        ("return self.conv(torch.from_numpy(x.numpy()))", "it takes elements out of torch's sight"),
+        ("return self.conv(x) if x.mean().item() > 0 else x", "its control flow or its shapes depend on values"),
+        ("return self.conv(x)[x.mean((1, 2, 3)) > 0]", "its control flow or its shapes depend on values"),
+        ("return self.conv(x) + torch.zeros(1).cuda()", "it asks for a GPU; take the device from the input"),
+    ],
+)
+def test_what_torch_says_of_itself_is_said_of_the_module(tmp_path, body, message):
+    line = refused(tmp_path, write_module(tmp_path, body))
+    assert message in line
+    assert "github" not in line
+
+
+def test_a_module_of_several_inputs_is_refused_by_name(tmp_path):
+    net = write_module(tmp_path, "return self.conv(x)")
+    model = tmp_path / "model.py"
+    model.write_text(model.read_text().replace("def forward(self, x)", "def forward(self, x, y)"))
+    assert "it takes more than one tensor" in refused(tmp_path, net)
+
+
+def repository(root: Path) -> None:
+    """As many are laid out: packages without a setup, which import each other from the root, and relatively."""
+    body = (
+        "class Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.conv = conv()\n\n"
+    )
+    body += (
+        "    def forward(self, x):\n        from utils.scaling import scaled\n\n        return scaled(self.conv(x))\n"
+    )
+    files = {
+        "models/__init__.py": "",
+        "models/common.py": "from torch import nn\n\n\ndef conv():\n    return nn.Conv2d(3, 4, 1)\n",
+        "models/yolo.py": "from models.common import *\n\n\n" + body,
+        "models/heads/__init__.py": body.replace("class", "from ..common import conv, nn\n\n\nclass"),
+        "models/heads/rel.py": "from ..common import conv, nn\n\n\n" + body,
+        "utils/scaling.py": "def scaled(x):\n    return x * 2\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    torch.save({"conv.weight": torch.ones(4, 3, 1, 1), "conv.bias": torch.zeros(4)}, root / "c.pth")
+
+
+@pytest.mark.parametrize(
+    ("here", "net"),
+    [
+        ("repository", "models/yolo.py:Model"),
+        ("repository", "models/heads/rel.py:Model"),
+        ("repository", "models/heads/__init__.py:Model"),
+        ("repository", "models.yolo:Model"),
+        (".", "repository/models/yolo.py:Model"),
+        ("repository/models", "yolo.py:Model"),
+    ],
+)
+def test_a_file_in_a_package_is_imported_as_its_module(tmp_path, here, net):
+    repository(tmp_path / "repository")
+    where = ("--net", net, "--input-shape", "1,3,4,4", "-o", tmp_path / "m.caffemodel")
+    done = run_cli("convert", tmp_path / "repository" / "c.pth", *where, cwd=tmp_path / here)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_package_of_another_repository_is_not_taken_for_the_one_that_is_named(tmp_path):
+    for name in ("one", "two"):
+        repository(tmp_path / name)
+    code = "import sys\nfrom streamexport.nets.modules import find\nfor net in sys.argv[1:]: find(net, None)"
+    nets = [f"{tmp_path}/{name}/models/yolo.py:Model" for name in ("one", "one", "two")]
+    done = subprocess.run([sys.executable, "-c", code, *nets], capture_output=True, text=True)
+    assert (
+        f"{tmp_path}/two/models/yolo.py: is module models.yolo, of which another one is imported already" in done.stderr
+    )
+
+
+def test_a_file_without_a_callable_is_refused_with_what_to_say(tmp_path):
+    write_module(tmp_path, "return self.conv(x)")
+    line = refused(tmp_path, f"{tmp_path}/model.py")
+    assert "names a file; say which class or function in it builds the module: --net" in line
+
+
 @pytest.mark.parametrize("shape", ["0,3,5,5", "1,3,100000,100000"])
 def test_an_input_that_no_blob_holds_is_refused(tmp_path, shape):
     net = write_module(tmp_path, "return self.conv(x)")

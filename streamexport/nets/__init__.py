@@ -37,6 +37,9 @@ def find(name: str) -> ResNet:
     older = re.fullmatch(r"resnext-101-(32x(?:8|16|32|48)d)", name)
     net = RESNETS.get(f"resnext101_{older[1]}_wsl" if older else name)
     if net is None:
+        if name.endswith(".py"):
+            advice = f"say which class or function in it builds the module: --net {name}:CALLABLE"
+            raise NetError(f"--net {name} names a file", advice=advice)
         near = get_close_matches(name, RESNETS, 3, 0.5)
         advice = f"did you mean {' or '.join(near)}?" if near else "`streamexport nets` lists them"
         raise NetError(f"there is no net called {name!r}", advice=advice)

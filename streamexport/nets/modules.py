@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -46,9 +47,13 @@ Maker = Callable[[], "nn.Module"]
 def find(net: str, arguments: str | None) -> Maker:
     """What builds the module that a callable stands for, in evaluation mode.
 
+    What it is imported from stays in sys.modules, and the folders where it was found, or the outermost package around it
+    is, and the working directory, in sys.path.
+
     Parameters
     ----------
-    net : MODULE:CALLABLE or FILE.py:CALLABLE; modules are found in the working directory, too
+    net : MODULE:CALLABLE or FILE.py:CALLABLE; modules are found in the working directory, too, and a file in packages is
+        imported as a module of theirs
     arguments : JSON of an object, given as keywords
 
     Raises
@@ -216,8 +221,7 @@ def _callable(net: str) -> Callable[..., object]:
 
 
 def _from_path(place: str) -> object:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    _look_in("")
     return importlib.import_module(place)
 
 
@@ -226,8 +230,13 @@ def _from_file(path: Path) -> object:
         raise NetError("no such file", file=str(path), advice="name the one that builds the module with --net")
     import torch  # noqa: F401 # before files beside it can be taken for what torch imports
 
-    sys.path.insert(0, str(path.resolve().parent))  # for what it imports from beside it
-    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.resolve().parent}"
+    path = path.resolve()
+    _look_in("")
+    packages = [folder.name for folder in _packages(path)]
+    _look_in(str(path.parents[len(packages)]))  # for what it imports from beside it, or from the packages around
+    if packages:
+        return _from_package(path, ".".join((*packages, path.stem)))
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.parent}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -235,6 +244,26 @@ def _from_file(path: Path) -> object:
     sys.modules[name] = module  # dataclasses and pickles of the file look it up there
     spec.loader.exec_module(module)
     return module
+
+
+def _packages(path: Path) -> list[Path]:
+    """The folders around a file that are packages, from the outermost in: the file is a module of theirs."""
+    around = itertools.takewhile(lambda folder: (folder / "__init__.py").is_file(), path.parents)
+    return list(around)[::-1]
+
+
+def _from_package(path: Path, name: str) -> object:
+    module = importlib.import_module(name.removesuffix(".__init__"))
+    if Path(module.__file__ or "").resolve() != path:
+        what = f"is module {name}, of which another one is imported already: {module.__file__}"
+        raise NetError(what, file=str(path), advice="rename the package around it")
+    return module
+
+
+def _look_in(folder: str) -> None:
+    """Puts a folder where modules are looked for first; it stays there, since modules import while they run, too."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) -> nn.Module:

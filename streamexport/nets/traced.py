@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Error, NetError, reason
 from ..tensors import Tensor
 from . import modules
+from .complaints import explained
 from .graph import LARGEST, Call, Layer, Net
 from .lowering import OPERATORS, Constant, Label, Lowering, UnsupportedError, Value
 from .views import View
@@ -75,16 +76,16 @@ def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> E
     try:
         example = torch.empty(input_shape, device=device)
         with torch.no_grad(), _silence():
+            if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+                raise ValueError("a ScriptModule")
             program: ExportedProgram = torch.export.export(module, (example,), strict=False)
             _refuse_autocast(program, device)
             functional: ExportedProgram = program.run_decompositions({})
+            _refuse_open_shapes(functional)
             return functional
     except (Exception, SystemExit) as error:  # whatever the module raises, and torch where control flow depends on data
-        said = f"{type(error).__name__}: {reason(error)}".strip().splitlines()[0]
-        raise NetError(
-            f"cannot be traced with an input of {list(input_shape)}: {said}",
-            advice="it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values",
-        ) from error
+        what, advice = explained(error)
+        raise NetError(f"cannot be traced with an input of {list(input_shape)}: {what}", advice=advice) from error
 
 
 def _refuse_autocast(program: ExportedProgram, device: torch.device) -> None:
@@ -93,6 +94,13 @@ def _refuse_autocast(program: ExportedProgram, device: torch.device) -> None:
     regions = (node for graph in graphs for node in graph.nodes if "wrap_with_autocast" in str(node.target))
     if device.type == "meta" and any(node.args[0] == "cpu" and node.args[2] for node in regions):
         raise ValueError("it uses autocast")
+
+
+def _refuse_open_shapes(program: ExportedProgram) -> None:
+    """ValueError where a shape is known only when the net runs."""
+    for node in program.graph.nodes:
+        if any(not isinstance(size, int) for shape in _shapes(node) for size in shape):
+            raise ValueError(f"{_place(node)} makes a data-dependent shape")
 
 
 @contextmanager
@@ -323,7 +331,7 @@ def _resolved(tree: Any, results: Mapping[Node, Any]) -> Any:
 
 
 def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
-    found = node.meta["val"]
+    found = node.meta.get("val", ())
     several = found if isinstance(found, (list, tuple)) else [found]
     return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
 
