@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .convert import Options, bind, made_with
+from .errors import NetError
 from .extents import BUFFER, Piece
 from .nets.fitting import Bound
 from .nets.graph import Blob, Layer
@@ -51,13 +53,17 @@ def verify(
 
     Raises
     ------
-    NetError : no options are given, and the model has none recorded, or names code that would be run
+    NetError : no options are given, and the model has none recorded, or names code that would be run; or a layer stands in
+        it twice
     Error : a file cannot be read, see `errors`
     """
     model = open_models(models)
     options = options or made_with(model, models[0])
     bound = bound or bind(checkpoints, options)
-    found = {layer.name: layer for layer in model.layers}
+    found = {layer.name: layer for layer in sorted(model.layers, key=lambda layer: bool(layer.blobs))}
+    times = Counter(layer.name for layer in model.layers if layer.blobs)
+    if twice := [name for name, count in times.items() if count > 1]:
+        raise NetError("stands in the model twice", file=os.fspath(models[0]), tensor=f"layer {twice[0]}")
     problems = []
     comparison = _Comparison(progress)
     for layer in bound.net.layers:

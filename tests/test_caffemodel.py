@@ -6,14 +6,15 @@ import random
 
 import numpy as np
 import pytest
+from conftest import assert_refused, run_cli
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from test_extents import rendered
 
 from streamexport.caffe import caffe_pb2
-from streamexport.errors import Error, FormatError, LimitError
+from streamexport.errors import Error, FormatError, LimitError, NetError
 from streamexport.extents import Extent, Literal
 from streamexport.nets.graph import Blob, Layer, Net
-from streamexport.readers import open_model
+from streamexport.readers import open_model, open_models
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import DTYPES, FLOAT16, FLOAT64
 from streamexport.writers import caffemodel, shards, wire
@@ -283,3 +284,47 @@ def test_our_schema_lives_beside_caffe_s_own_in_one_process():
     theirs = message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
     assert theirs(name=5).SerializeToString() == b"\x08\x05"
     assert caffe_pb2.NetParameter(name="x").SerializeToString() == b"\x0a\x01x"
+
+
+def repeated() -> caffe_pb2.NetParameter:
+    """A net as it was trained, whose layers for training and testing share names; some have none."""
+    net = caffe_pb2.NetParameter(name="repeated")
+    for name, kind, numbers in (
+        ("data", "Data", []),
+        ("data", "Data", []),
+        ("", "Python", [1, 2]),
+        ("conv", "Convolution", [3]),
+        ("", "Python", [4]),
+        ("conv", "Convolution", [5, 6]),
+        ("loss", "SoftmaxWithLoss", []),
+    ):
+        layer = net.layer.add(name=name, type=kind, top=[f"top{len(net.layer)}"])
+        if numbers:
+            layer.blobs.add(shape={"dim": [len(numbers)]}, data=numbers)
+    return net
+
+
+def test_layers_that_share_a_name_or_have_none_pass_through(tmp_path):
+    (tmp_path / "m.caffemodel").write_bytes(repeated().SerializeToString())
+    assert run_cli("convert", tmp_path / "m.caffemodel", "-o", tmp_path / "again.caffemodel").returncode == 0
+    again = caffe_pb2.NetParameter.FromString((tmp_path / "again.caffemodel").read_bytes())
+    expected = repeated()
+    for layer in expected.layer:
+        if not layer.name:
+            layer.ClearField("name")
+    assert list(again.layer) == list(expected.layer)
+    line = assert_refused("convert", tmp_path / "m.caffemodel", "-o", tmp_path / "m.h5")
+    assert "layer ''" in line
+
+
+def test_layers_of_several_files_are_matched_by_name_and_none_by_having_none(tmp_path):
+    first, second = repeated(), caffe_pb2.NetParameter(layer=[repeated().layer[number] for number in (0, 2, 6)])
+    second.layer[2].blobs.add(shape={"dim": [1]}, data=[7])
+    for name, net in (("a", first), ("b", second)):
+        (tmp_path / name).write_bytes(net.SerializeToString())
+    joined = open_models([tmp_path / "a", tmp_path / "b"])
+    assert [layer.name for layer in joined.layers] == ["data", "data", "", "conv", "", "conv", "loss", ""]
+    assert len(joined.layers[6].blobs) == 1
+    (tmp_path / "c").write_bytes(caffe_pb2.NetParameter(layer=[first.layer[3]]).SerializeToString())
+    with pytest.raises(NetError, match="c: layer conv: stands in the model twice"):
+        open_models([tmp_path / "a", tmp_path / "c"])

@@ -288,6 +288,13 @@ def test_a_layer_whose_name_cannot_be_a_group_is_refused():
         hdf5.layout(Net("n", (Layer("a/b", "X", (), (), blobs=(Blob((1,), Literal(bytes(4))),)),)))
 
 
+def test_two_layers_of_one_name_are_refused_where_both_have_blobs():
+    full, empty = Layer("a", "X", (), (), blobs=(Blob((1,), Literal(bytes(4))),)), Layer("a", "Y", (), ())
+    hdf5.layout(Net("n", (full, empty, empty)))
+    with pytest.raises(NetError, match="layer 'a': two layers of this name have blobs"):
+        hdf5.layout(Net("n", (full, empty, full)))
+
+
 def test_payload_stays_extents_and_metadata_small(checkpoint):
     layout = hdf5.layout(streamexport.plan([checkpoint("resnet18")], "m.h5").net, b"{}")
     literals = sum(piece.size for piece in layout.pieces if isinstance(piece, Literal))

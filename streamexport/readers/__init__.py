@@ -106,21 +106,25 @@ def open_model(path: str | os.PathLike[str]) -> Net:
 def open_models(paths: Sequence[str | os.PathLike[str]]) -> Net:
     """The net whose parts the model files are; an empty one where there are none.
 
-    Raises NetError if a layer with blobs stands in two of them, and what `open_model` raises.
+    A file's layers stay as they are, also where several have one name or none; those of several files are matched by name.
+    Raises NetError if a layer with blobs stands in two files, and what `open_model` raises.
     """
-    layers: dict[str, Layer] = {}
+    layers: list[Layer] = []
     opened = [open_model(path) for path in paths]
     for net, path in zip(opened, paths, strict=True):
+        known = {layer.name: index for index, layer in enumerate(layers) if layer.name}
         for layer in net.layers:
-            known = layers.get(layer.name)
-            if known is not None and known.blobs and layer.blobs:
+            index = known.get(layer.name)
+            if index is None:
+                layers.append(layer)
+            elif layer.blobs and layers[index].blobs:
                 advice = "give only files that are parts of one model"
                 raise NetError(
                     "stands in the model twice", file=os.fspath(path), tensor=f"layer {layer.name}", advice=advice
                 )
-            if known is None or layer.blobs:
-                layers[layer.name] = layer
-    return opened[0].with_layers(tuple(layers.values())) if opened else Net("", ())
+            elif layer.blobs:
+                layers[index] = layer
+    return opened[0].with_layers(tuple(layers)) if opened else Net("", ())
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:

@@ -42,7 +42,7 @@ def layout(net: Net, record: bytes = b"", linked: bool = False) -> Layout:
 
     Raises
     ------
-    NetError : a layer's name cannot be a group's
+    NetError : a layer's name cannot be a group's, or is another's
     """
     import h5py
 
@@ -56,7 +56,7 @@ def layout(net: Net, record: bytes = b"", linked: bool = False) -> Layout:
         data = file.create_group("data")
         for position, layer in enumerate(net.layers):
             if layer.blobs:
-                group = data.create_group(_checked(layer))
+                group = data.create_group(_checked(layer, data))
                 group.attrs["type"] = layer.type
                 group.attrs["position"] = position
                 for index, blob in enumerate(layer.blobs):
@@ -97,9 +97,12 @@ def _add(group: Any, name: str, blob: Blob, linked: bool) -> Iterator[tuple[int,
         yield dataset.get_offset(), values
 
 
-def _checked(layer: Layer) -> str:
+def _checked(layer: Layer, groups: Any) -> str:
     if not layer.name or "/" in layer.name or layer.name == "." or "\0" in layer.name:
         raise NetError("its name cannot be a group's in an HDF5 file", tensor=f"layer {layer.name!r}")
+    if layer.name in groups:
+        what = "two layers of this name have blobs, and an HDF5 file holds one group of a name"
+        raise NetError(what, tensor=f"layer {layer.name!r}", advice="write a caffemodel, which has room for both")
     return layer.name
 
 
