@@ -10,20 +10,24 @@ counts what a Caffe net takes, `forward` runs it; `classify` and `evaluate` show
 
 __version__ = "0.1.0"
 
-from .convert import Options, Plan, convert, plan
-from .costs import Cost, costs
-from .errors import Error
-from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
-from .extents import Extent, Layout, Literal, Piece, Source
-from .forward import forward, forward_layers
-from .images import ImageSet, Transform, open_images
-from .nets.graph import Blob, Call, Layer, Net
-from .parity import Difference, Parity, parity
-from .readers import Weights, open_model, open_weights
-from .tensors import DType, Tensor
-from .transfer import File, publish, stream
-from .verify import Report, verify
-from .writers.caffemodel import layout
+from .starting import ending_quietly
+
+with ending_quietly():
+    from .convert import Options, Plan, convert, plan
+    from .costs import Cost, costs
+    from .errors import Error
+    from .evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
+    from .extents import Extent, Layout, Literal, Piece, Source
+    from .files import File, publish
+    from .forward import forward, forward_layers
+    from .images import ImageSet, Transform, open_images
+    from .nets.graph import Blob, Call, Layer, Net
+    from .parity import Difference, Parity, parity
+    from .readers import Weights, open_model, open_weights
+    from .tensors import DType, Tensor
+    from .transfer import stream
+    from .verify import Report, verify
+    from .writers.caffemodel import layout
 
 __all__ = [
     "Accuracy",

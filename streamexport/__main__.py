@@ -1,3 +1,6 @@
-from .cli import main
+from .starting import ending_quietly
+
+with ending_quietly():
+    from .cli import main
 
 raise SystemExit(main())

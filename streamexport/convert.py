@@ -9,30 +9,31 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
 
-from . import __version__, nets, outputs, passes, transfer, writers
+from . import __version__, identity, nets, outputs, passes, transfer, writers
 from .caffe.caffe_pb2 import NetParameter
 from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
+from .files import STDOUT as STDOUT_DESCRIPTOR
+from .files import File, is_stdout, publish
 from .nets import modules
 from .nets.fitting import Bound
 from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
-from .readers import is_model, open_checkpoints, open_models
+from .readers import is_model, open_checkpoints, open_model, open_models
 from .sources.local import LocalFile
-from .transfer import File, Progress
+from .transfer import Progress
 from .writers import format_of
 from .writers.caffemodel import CAFFE_LIMIT
 
 Path = str | os.PathLike[str]
 
 STDOUT = "-"
-STDOUT_DESCRIPTOR = 1
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
@@ -212,7 +213,7 @@ def plan(
     elif are_models == {False}:
         bound = bind(inputs, options)
         net, sources = bound.net, bound.sources
-        record = _record(options, sources, align)
+        record = _record(net, options, sources, align)
         text = _text(net, options, sources, record)
     else:
         raise NetError("checkpoints and Caffe models cannot be parts of one model")
@@ -221,6 +222,7 @@ def plan(
         raise OutputError("the output has no name")
     in_directory = path.endswith("/") or os.path.isdir(path)
     chosen = form or ("caffemodel" if in_directory else format_of(path))
+    record = identity.of_part(net, record, max_file_size, __version__)
     layouts = writers.layouts(net, chosen, record, limit=max_file_size, align=align)
     if in_directory:
         if form is None and max_file_size is None and layouts[0].size > CAFFE_LIMIT:
@@ -269,6 +271,8 @@ def convert(
     BrokenPipeError : the reader of a pipe went away
     """
     target = os.fspath(output)
+    if is_stdout(target):
+        target = output = STDOUT
     if target == STDOUT and max_file_size is not None:
         raise OutputError("standard output takes one file, not several parts", advice="leave out --max-file-size")
     can_clone = clone and max_file_size is None and (form or format_of(target)) == "caffemodel"
@@ -279,17 +283,17 @@ def convert(
     if target == STDOUT:
         transfer.stream(made.parts[0][1], STDOUT_DESCRIPTOR, progress)
         if prototxt is not None:
-            transfer.publish([_description(prototxt, made)], made.sources)
+            publish([_description(prototxt, made)], made.sources)
         return made
     if prototxt is None and made.prototxt is not None and not _is_special(made.path):
         prototxt = outputs.stem(made.path) + ".prototxt"
     files = [File(name, layout, made.align) for name, layout in made.parts]
     if prototxt is not None:
         files.insert(0, _description(prototxt, made))
-    if max_file_size is not None:
-        _refuse_mixture(made.path, len(made.parts))
-    transfer.publish(files, made.sources, progress)
-    return made
+    obsolete = partial(_older_parts, made) if max_file_size is not None else tuple
+    replaced = len(list(obsolete()))
+    publish(files, made.sources, progress, obsolete)
+    return replace(made, notes=(*made.notes, f"{replaced} older parts are gone")) if replaced else made
 
 
 def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
@@ -303,19 +307,15 @@ def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[So
         if made_with is not None:
             whole = json.loads(net.record)
             whole["options"]["dtype"] = options.dtype
-            net = replace(net, record=_encoded(whole))
+            net = replace(net, record=identity.encoded(whole))
     return net, tuple(LocalFile.at(path) for path in models)
 
 
-def _record(options: Options, sources: Sequence[Source], align: int) -> bytes:
+def _record(net: Net, options: Options, sources: Sequence[Source], align: int) -> bytes:
     """What `verify` needs to plan again. Of the sources only what stays the same wherever they lie."""
     identities = [{"name": os.path.basename(source.name), "size": source.size} for source in sources]
-    record = {"streamexport": __version__, "options": asdict(options), "align": align, "sources": identities}
-    return _encoded(record)
-
-
-def _encoded(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, sort_keys=True).encode()
+    made = {"streamexport": __version__, "options": asdict(options), "align": align, "sources": identities}
+    return identity.encoded({**made, **identity.of(net)})
 
 
 def made_with(model: Net, file: Path) -> Options:
@@ -365,7 +365,10 @@ def _text_of_model(made: Plan) -> str:
     if all(layer.blobs and not layer.tops for layer in made.net.layers):
         raise NetError("HDF5 models hold no description of the net", advice="use the prototxt that came with it")
     names = ", ".join(os.path.basename(source.name) for source in made.sources)
-    return prototxt_text(made.net, one_line(f"taken from {names} by streamexport {__version__}"))
+    lines = [f"taken from {names} by streamexport {__version__}"]
+    if identity.read(made.net.record):
+        lines.append(f"record: {made.net.record.decode()}")
+    return prototxt_text(made.net, "\n".join(map(one_line, lines)))
 
 
 def _description(path: Path, made: Plan) -> File:
@@ -410,7 +413,14 @@ def _is_special(path: str) -> bool:
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _refuse_mixture(target: str, count: int) -> None:
-    """OutputError if parts of an older run would stand among those of this one."""
-    for where in outputs.older_parts(target, count):
-        raise OutputError("is a part of an older model of that name", file=where, advice="remove it first")
+def _older_parts(made: Plan) -> Iterator[str]:
+    """Parts of an older run that would stand among those of this one. OutputError for what is only called like them."""
+    for path in outputs.older_parts(made.path, len(made.parts)):
+        try:
+            is_ours = bool(identity.read(open_model(path).record))
+        except Error:
+            is_ours = False
+        if not is_ours:
+            advice = "move it away, or write to another name"
+            raise OutputError("is called like a part of this model, and no part of ours", file=path, advice=advice)
+        yield path

@@ -117,11 +117,12 @@ def _check_models(task: _Task) -> None:
     from .caffe.semantics import infer
     from .forward import check_parameters, parameters
 
+    held = parameters(task.models, task.prototxt)
     try:
         steps = infer(read_prototxt(task.prototxt, strict=True))
     except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
         return
-    check_parameters(steps, parameters(task.models))
+    check_parameters(steps, held)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from . import identity
 from .caffe.caffe_pb2 import LayerParameter
 from .caffe.prototxt import read_prototxt
 from .errors import Error, NetError
@@ -86,7 +87,7 @@ class PreparedNet:
             raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=os.fspath(prototxt))
         if outputs:
             del net.layer[max(makers[name] for name in outputs) + 1 :]
-        self._net, self._inputs, self._parameters = net, given, parameters(models)
+        self._net, self._inputs, self._parameters = net, given, parameters(models, prototxt)
         self._outputs = frozenset(outputs or semantics.outputs(net))
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._steps: tuple[Step, ...] = ()
@@ -128,9 +129,12 @@ def _by_name(names: Sequence[str], inputs: Inputs) -> dict[str, Array]:
     return {name: np.array(inputs[name], np.float32, order="C") for name in names}
 
 
-def parameters(models: Sequence[Path]) -> dict[str, tuple[Blob, ...]]:
-    """The blobs of the models by layer, of those that have any."""
-    return {layer.name: layer.blobs for layer in open_models(models).layers if layer.blobs}
+def parameters(models: Sequence[Path], prototxt: Path) -> dict[str, tuple[Blob, ...]]:
+    """The blobs of the models by layer, of those that have any. NetError if they say that they are another net's."""
+    model = open_models(models)
+    if models:
+        identity.check_pair(prototxt, model, os.fspath(models[0]))
+    return {layer.name: layer.blobs for layer in model.layers if layer.blobs}
 
 
 def check_parameters(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob, ...]]) -> None:

@@ -16,6 +16,10 @@ LONGEST = 200
 """Bytes of a name that comes out of a file: file systems take 255, and suffixes and part numbers are still to come."""
 
 
+PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
+"""What stands behind a model's name in those of its parts."""
+
+
 def in_directory(directory: str, name: str, form: str) -> str:
     """Where a model called `name` goes in a directory. OutputError if the name is no name for a file there."""
     return os.path.join(directory, component(name) + SUFFIXES[form])
@@ -39,6 +43,11 @@ def stem(path: str) -> str:
         if path.endswith(suffix):
             return path.removesuffix(suffix)
     return os.path.splitext(path)[0]
+
+
+def description(model: str) -> str:
+    """The prototxt that is written beside a model, or beside the part of one."""
+    return PART.sub("", stem(model)) + ".prototxt"
 
 
 def part_names(path: str, count: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from . import outputs
 from .convert import Options, bind, made_with
 from .engines import open_engine
 from .errors import NetError
@@ -23,7 +24,6 @@ from .forward import forward_layers
 from .nets.fitting import Bound
 from .nets.graph import Call, Layer, Net
 from .nets.resnet import IMAGENET
-from .outputs import stem
 from .readers import open_models
 from .reference import Outputs, run
 from .tensors import FLOAT16
@@ -113,7 +113,7 @@ def parity(
     asked = _compared(net, exact, options)
     if not asked:
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
-    description = stem(os.fspath(models[0])) + ".prototxt" if prototxt is None else os.fspath(prototxt)
+    description = outputs.description(os.fspath(models[0])) if prototxt is None else os.fspath(prototxt)
     files = [os.fspath(path) for path in models]
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()

@@ -43,6 +43,8 @@ def verify(
 ) -> Report:
     """Compares every blob of model files with the checkpoint, bit for bit, a buffer at a time.
 
+    A prototxt that lies beside them has to come from the same run.
+
     Parameters
     ----------
     checkpoints : what the models were made from

@@ -173,14 +173,33 @@ def test_parts_are_valid_alone_no_larger_than_asked_and_the_whole_together(tmp_p
     assert run_cli("verify", path, *parts).returncode == 0
 
 
-def test_parts_of_an_older_run_that_would_mix_are_an_error(tmp_path, checkpoint):
+def test_parts_of_another_count_go_away_as_theirs_appear(tmp_path, checkpoint):
     path = checkpoint("resnet18")
+    convert(path, tmp_path / "m.caffemodel")
+    before = convert(path, tmp_path / "m.caffemodel", "--max-file-size", "12MB")
+    assert "older parts" not in before
+    older = sorted(tmp_path.glob("m-*"))
+    assert len(older) > 4
     convert(path, tmp_path / "m.caffemodel", "--max-file-size", "12MB")
-    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    convert(path, tmp_path / "m.caffemodel", "--max-file-size", "12MB")
-    line = assert_refused("convert", path, "-o", tmp_path / "m.caffemodel", "--max-file-size", "20MB")
-    assert "is a part of an older model of that name" in line
-    assert {p.name for p in tmp_path.iterdir()} == set(before)
+    assert sorted(tmp_path.glob("m-*")) == older
+    assert f"{len(older)} older parts are gone" in convert(path, tmp_path / "m.caffemodel", "--max-file-size", "20MB")
+    parts = sorted(tmp_path.glob("m-*"))
+    assert not set(parts) & set(older)
+    assert run_cli("verify", path, *parts).returncode == 0
+    assert (tmp_path / "m.caffemodel").exists()  # whole, and no part of any
+    streamexport.convert([tmp_path / "m.caffemodel"], tmp_path / "m.caffemodel.h5", max_file_size=12_000_000)
+    streamexport.convert([tmp_path / "m.caffemodel"], tmp_path / "m.caffemodel.h5", max_file_size=20_000_000)
+    assert len(list(tmp_path.glob("m-*.h5"))) == len(parts) == len(list(tmp_path.glob("m-*.caffemodel")))
+
+
+@pytest.mark.parametrize("content", [b"", b"somebody's notes", caffe_pb2.NetParameter(name="m").SerializeToString()])
+def test_what_is_only_called_like_a_part_stays_and_is_an_error(tmp_path, checkpoint, content):
+    strange = tmp_path / "m-00001-of-00002.caffemodel"
+    strange.write_bytes(content)
+    arguments = ("convert", checkpoint("resnet18"), "-o", tmp_path / "m.caffemodel", "--max-file-size", "12MB")
+    assert f"{strange}: is called like a part of this model" in assert_refused(*arguments)
+    assert [p.name for p in tmp_path.iterdir()] == [strange.name]
+    assert strange.read_bytes() == content
 
 
 def test_a_model_that_fits_is_one_file_with_its_own_name(tmp_path, checkpoint):

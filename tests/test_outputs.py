@@ -159,8 +159,8 @@ def test_class_labels_do_not_steer_a_terminal(tmp_path, capsys):
     assert not STEERING.search(capsys.readouterr().out)
 
 
-def test_a_record_without_a_net_is_none():
-    line = assert_refused("verify", ATTACKS / "netnull.caffemodel", ATTACKS / "netnull.caffemodel")
+def test_a_record_without_a_net_is_none(checkpoint):
+    line = assert_refused("verify", checkpoint("resnet18"), ATTACKS / "netnull.caffemodel")
     assert "has no record of how it was made" in line
 
 

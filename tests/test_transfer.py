@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamexport import transfer
+from streamexport import files, transfer
 from streamexport.errors import OutputError, SourceChangedError
 from streamexport.extents import Extent, Layout, Literal
+from streamexport.files import File, publish
 from streamexport.sources.local import LocalFile
-from streamexport.transfer import File, publish, stream
+from streamexport.transfer import stream
 
 SIZE = 20_000_003
 
@@ -163,7 +164,7 @@ def test_a_disk_without_the_space_is_refused_before_anything_is_written(small_di
 
 def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(small_disk, layout, monkeypatch, staging):
     (small_disk / "model").write_text("old")
-    monkeypatch.setattr(transfer, "_check_space", lambda _: None)
+    monkeypatch.setattr(files, "_check_space", lambda _: None)
     monkeypatch.setattr(transfer, "_preallocate", lambda *_: None)
     with pytest.raises(OutputError, match="No space left on device; free some"):
         publish([File(str(small_disk / "model"), layout)])
@@ -175,7 +176,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from streamexport.extents import Layout, Literal
-from streamexport.transfer import File, publish
+from streamexport.files import File, publish
 if {named}:
     del os.O_TMPFILE
 class Killer:
@@ -202,9 +203,10 @@ def test_kill_9_in_mid_write_leaves_the_old_file_and_the_next_run_cleans_up(tmp_
 def test_temporary_files_of_a_living_run_are_left_alone(tmp_path, layout, monkeypatch):
     monkeypatch.delattr(os, "O_TMPFILE")
     out = str(tmp_path / "model")
-    with transfer._Staged(out) as living:
-        publish([File(out, layout)])
-        assert living.temporary in left_in(tmp_path)
+    living = files._Staged(out, files._Directory(str(tmp_path)))
+    publish([File(out, layout)])
+    assert living.temporary in left_in(tmp_path)
+    living.close()
     assert left_in(tmp_path) == ["model"]
 
 

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
-import argparse
-import io
-import os
-import sys
-from collections.abc import Sequence
+from ..starting import ending_quietly
 
-from .. import __version__
-from ..errors import Error, one_line, reason
-from . import convert, evaluate, inspect, nets, verify
+with ending_quietly():
+    import argparse
+    import io
+    import os
+    import signal
+    import sys
+    import threading
+    from collections.abc import Iterator, Sequence
+    from contextlib import contextmanager
 
-DONE, FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 130, 141
+    from .. import __version__
+    from ..errors import Error, reason
+    from ..interrupts import LateInterrupt
+    from . import convert, evaluate, inspect, nets, verify
+    from .arguments import say
+
+FAILED, PIPE_CLOSED, KILLED_BY = 1, 141, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status; 2, for wrong usage, argparse returns by itself."""
+    _open_standard_streams()
+    # Before torch is imported: its threads spin where they wait for each other, and took ten times as long where other
+    # programs wanted the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options = argparse.Namespace()
+    try:
+        with _ending_signals_raised():
+            options = _parser().parse_args(arguments)
+            status = options.run(options)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+        return PIPE_CLOSED
+    except KeyboardInterrupt as interrupt:
+        is_done = isinstance(interrupt, LateInterrupt) or "is_done" in options
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        say(f"interrupted; outputs are {'complete' if is_done else 'what they were'}")
+        return KILLED_BY + int(number)
+    except Error as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"{error.filename or 'standard output'}: {reason(error)}")
+    return int(status)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="streamexport",
         description="Streams trained PyTorch weights into Caffe models, in constant memory, at the speed of a file copy.",
@@ -25,24 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (convert, inspect, verify, evaluate, nets):
         module.register(commands)
-    _open_standard_streams()
-    # Before torch is imported: its threads spin where they wait for each other, and took ten times as long where other
-    # programs wanted the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+@contextmanager
+def _ending_signals_raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run like SIGINT: by an exception, so that it can clear up. Those ignored stay so."""
+
+    def end(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    defaults = []
     try:
-        status = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
-        return PIPE_CLOSED
-    except KeyboardInterrupt:
-        return _say("interrupted; outputs are what they were", INTERRUPTED)
-    except Error as error:
-        return _say(str(error), FAILED)
-    except OSError as error:
-        return _say(one_line(f"{error.filename or 'standard output'}: {reason(error)}"), FAILED)
-    return int(status)
+        if threading.current_thread() is threading.main_thread():
+            defaults = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+        for number in defaults:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in defaults:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _open_standard_streams() -> None:
@@ -59,6 +95,6 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # names may hold what the locale cannot write
 
 
-def _say(message: str, status: int) -> int:
-    print(f"streamexport: {message}", file=sys.stderr)
-    return status
+def _failed(message: str) -> int:
+    say(message)
+    return FAILED

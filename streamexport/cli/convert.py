@@ -76,13 +76,14 @@ def run(given: argparse.Namespace) -> int:
             clone=given.clone,
             progress=progress,
         )
+    given.is_done = True  # should somebody interrupt what is still to be said
     if not given.quiet:
         for note in made.notes:
-            print(f"streamexport: {one_line(note)}", file=sys.stderr)
+            arguments.say(note)
         first, *others = (name if name != STDOUT else "standard output" for name, _ in made.parts)
         names = first + (f" and {arguments.plural(len(others), 'more part')}" if others else "")
         line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
-        print(f"streamexport: {one_line(line)}", file=sys.stderr)
+        arguments.say(line)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -87,12 +86,12 @@ def run(given: argparse.Namespace) -> int:
     classifier = Classifier(given.prototxt, given.models, _transform(given), given.engine, given.caffe_python)
     problems = _accuracy(classifier, given) if given.images else _top(classifier, given)
     for note in () if given.quiet else classifier.notes:
-        _say(note)
+        arguments.say(note)
     for path, problem in problems.items():
-        _say(f"{path}: {problem}; skipped")
+        arguments.say(f"{path}: {problem}; skipped")
     if problems:
         count = arguments.plural(len(problems), "image")
-        _say(f"{count} could not be read")
+        arguments.say(f"{count} could not be read")
     return 1 if problems else 0
 
 
@@ -140,7 +139,7 @@ def _accuracy(classifier: Classifier, given: argparse.Namespace) -> Mapping[str,
     else:
         _print_accuracy(found)
     if not given.quiet:
-        _say(f"{arguments.plural(found.images, 'image')} in {seconds:.1f} s, computed by {classifier.engine}")
+        arguments.say(f"{arguments.plural(found.images, 'image')} in {seconds:.1f} s, computed by {classifier.engine}")
     return found.problems
 
 
@@ -156,7 +155,3 @@ def _print_accuracy(found: Accuracy) -> None:
     for name, count in (("top-1", found.top1), ("top-5", found.top5)):
         if found.images:
             print(f"{name} {100 * count / found.images:.2f} % ({count} of {found.images})")
-
-
-def _say(message: str) -> None:
-    print(f"streamexport: {one_line(message)}", file=sys.stderr)

@@ -16,10 +16,10 @@ from ..convert import recorded
 from ..costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
 from ..extents import Layout, Literal
+from ..files import File, publish
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
 from ..sources.local import LocalFile
-from ..transfer import File, publish
 from . import arguments
 
 COUNTED = ("multiply_adds", "parameters", "activation_bytes")
@@ -152,7 +152,7 @@ def _prototxt(file: str) -> dict[str, Any]:
         shapes = [step.meaning.tops for step in infer(net)]
     except NetError as error:
         error.file = file
-        print(f"streamexport: {error}; shapes are left out", file=sys.stderr)
+        arguments.say(f"{error}; shapes are left out")
     layers = [
         {"name": layer.name, "type": layer.type, "bottoms": [*layer.bottom], "tops": [*layer.top], "shapes": made}
         for layer, made in zip(net.layer, shapes, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -65,14 +64,14 @@ def run(given: argparse.Namespace) -> int:
         found = arguments.plural(len(report.problems), "difference")
         raise VerifyError(f"{found} to {', '.join(checkpoints)}", file=", ".join(models), advice="convert it again")
     for name in report.not_finite:
-        print(f"streamexport: {one_line(name)}: holds NaN or infinity, as the checkpoint does", file=sys.stderr)
+        arguments.say(f"{name}: holds NaN or infinity, as the checkpoint does")
     lines = [
         f"{arguments.plural(report.blobs, 'blob')} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"
     ]
     if given.forward:
         lines.append(_compared(given, checkpoints, models, options, bound))
     for line in () if given.quiet else lines:
-        print(f"streamexport: {one_line(line)}", file=sys.stderr)
+        arguments.say(line)
     return 0
 
 

@@ -107,10 +107,11 @@ def open_models(paths: Sequence[str | os.PathLike[str]]) -> Net:
     """The net whose parts the model files are; an empty one where there are none.
 
     A file's layers stay as they are, also where several have one name or none; those of several files are matched by name.
-    Raises NetError if a layer with blobs stands in two files, and what `open_model` raises.
+    Raises NetError if they are parts of several runs, or a layer with blobs stands in two files; and what `open_model` raises.
     """
     layers: list[Layer] = []
     opened = [open_model(path) for path in paths]
+    _refuse_mixture(opened, paths)
     for net, path in zip(opened, paths, strict=True):
         known = {layer.name: index for index, layer in enumerate(layers) if layer.name}
         for layer in net.layers:
@@ -125,6 +126,14 @@ def open_models(paths: Sequence[str | os.PathLike[str]]) -> Net:
             elif layer.blobs:
                 layers[index] = layer
     return opened[0].with_layers(tuple(layers)) if opened else Net("", ())
+
+
+def _refuse_mixture(opened: Sequence[Net], paths: Sequence[str | os.PathLike[str]]) -> None:
+    """NetError for parts that do not come from one run: what one says of its making, all of them have to say."""
+    for net, path in zip(opened, paths, strict=True):
+        if net.record != opened[0].record and b'"limit"' in net.record + opened[0].record:
+            what = f"is of another run than {os.fspath(paths[0])}, or of another model"
+            raise NetError(what, file=os.fspath(path), advice="give the parts of one run, or convert again")
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:

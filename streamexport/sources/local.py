@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from weakref import ref
 
@@ -19,15 +19,17 @@ MOST_OPEN = 16
 
 @dataclass(frozen=True)
 class LocalFile(Source):
-    """A regular file as it was when `at` looked: path, size in bytes, modification time in nanoseconds.
+    """A regular file as it was when `at` looked: path, size in bytes, times of modification and of change in nanoseconds.
 
-    Compares and pickles by these three. Each thread opens the file when it first reads, and closes it with the object, or
-    when it has read from `MOST_OPEN` others since.
+    Programs set the time of modification back, as archives do; the time of change nobody can set. None: it is not known.
+    Compares by the first three, pickles by all. Each thread opens the file when it first reads, and closes it with the
+    object, or when it has read from `MOST_OPEN` others since.
     """
 
     name: str
     size: int
     mtime_ns: int
+    ctime_ns: int | None = field(default=None, compare=False)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> LocalFile:
@@ -43,10 +45,10 @@ class LocalFile(Source):
             raise SourceError(
                 "is not a regular file", file=name, advice="write it to a file first: it is read at offsets"
             )
-        return cls(name, found.st_size, found.st_mtime_ns)
+        return cls(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
-    def __reduce__(self) -> tuple[type[LocalFile], tuple[str, int, int]]:
-        return LocalFile, (self.name, self.size, self.mtime_ns)
+    def __reduce__(self) -> tuple[type[LocalFile], tuple[str, int, int, int | None]]:
+        return LocalFile, (self.name, self.size, self.mtime_ns, self.ctime_ns)
 
     @property
     def _descriptor(self) -> _Descriptor:
@@ -102,9 +104,10 @@ class LocalFile(Source):
         self._compare(found)
 
     def _compare(self, found: os.stat_result) -> None:
-        if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime_ns):
+        is_same = (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
+        if not is_same or self.ctime_ns not in (None, found.st_ctime_ns):
             raise SourceChangedError(
-                "changed while it was read (size or modification time differ)",
+                "changed while it was read (size or times differ)",
                 file=self.name,
                 advice="run again when nothing writes to it",
             )
