@@ -13,7 +13,7 @@ from streamexport.caffe.prototxt import prototxt
 from streamexport.engines import open_engine
 from streamexport.nets.graph import Layer, Net
 from streamexport.nets.kernels import literal
-from streamexport.passes import cleaning, dialects
+from streamexport.passes import cleaning, opencv
 
 SHAPE = (1, 3, 4, 5)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE).astype("f4")
@@ -295,7 +295,7 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
         outputs="line",
     )
     sigmoid = 1 / (1 + np.exp(-IMAGE.astype("f8")))
-    assert_computes(dialects.keep_apart(original, dialect), 3 * sigmoid**exponent - 1)
+    assert_computes(opencv.keep_apart(original, dialect), 3 * sigmoid**exponent - 1)
 
 
 @pytest.mark.parametrize(
@@ -308,11 +308,11 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
 )
 def test_what_opencv_merges_rightly_stays_as_it_is(assert_same, layers):
     original = net(*layers, outputs="b")
-    made = dialects.keep_apart(original, "portable")
+    made = opencv.keep_apart(original, "portable")
     assert made == original
     assert_same(made, original)
 
 
 def test_bvlc_s_dialect_has_nothing_to_keep_apart():
     original = net(power("a", "data", power=2.0), power("b", "a", scale=2.0), outputs="b")
-    assert dialects.keep_apart(original, "bvlc") is original
+    assert opencv.keep_apart(original, "bvlc") is original

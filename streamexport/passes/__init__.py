@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nets.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, precision, sums
+from . import cleaning, cutting, dialects, folding, naming, opencv, precision, sums
 
 
 def apply(
@@ -28,7 +28,7 @@ def apply(
         net = cutting.cut(net, end)
     elif not softmax:
         net = cutting.without_softmax(net)
-    net = dialects.keep_apart(cleaning.clean(net), dialect)
+    net = opencv.keep_apart(cleaning.clean(net), dialect)
     if in_place:
         net = cleaning.write_in_place(net)
     net = precision.store(net, dtype)

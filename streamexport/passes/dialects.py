@@ -56,53 +56,6 @@ def express(net: Net, dialect: str) -> Net:
     return replace(net, layers=tuple(layers), outputs=tuple(renamed.get(top, top) for top in net.outputs))
 
 
-def keep_apart(net: Net, dialect: str) -> Net:
-    """The net with what OpenCV would merge wrongly kept apart.
-
-    OpenCV takes a factor and a shift into a Power in front of them as if its power were 1, but not where that has a shift
-    of its own; it gets one that no float of an activation's size notices. It takes what is behind an InnerProduct over a
-    later dimension into the rows of its weights, whatever the dimension; a Reshape to the shape that is there stands between.
-    """
-    if dialect == "bvlc":
-        return net
-    consumers = net.consumers
-
-    def kept(layer: Layer) -> Layer:
-        power = layer.parameters.get("power_param", {})
-        if (
-            power.get("power", 1) == 1
-            or power.get("shift", 0)
-            or not any(map(_is_factor, consumers.get(layer.tops[0], [])))
-        ):
-            return layer
-        return replace(layer, parameters={"power_param": {**power, "shift": UNNOTICED}})
-
-    layers: list[Layer] = []
-    renamed: dict[str, str] = {}
-    for layer in net.layers:
-        layers.append(kept(replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))))
-        following = consumers.get(layer.tops[0], [])
-        is_over_rows = layer.type == "InnerProduct" and layer.parameters["inner_product_param"].get("axis", 1) != 1
-        if is_over_rows and any(other.type in ("BatchNorm", "Scale", "PReLU") for other in following):
-            (shape,) = layer.shapes
-            apart = Layer(
-                f"{layer.name}.apart", "Reshape", layer.tops, (f"{layer.name}.apart",), _to(shape), shapes=(shape,)
-            )
-            layers.append(apart)
-            renamed[layer.tops[0]] = apart.tops[0]
-    return net.with_layers(tuple(layers))
-
-
-UNNOTICED = 1e-30
-
-
-def _is_factor(layer: Layer) -> bool:
-    """Whether a layer multiplies all of its bottom by one number and adds one."""
-    if layer.type == "Power":
-        return bool(layer.parameters.get("power_param", {}).get("power", 1) == 1)
-    return layer.type == "Scale" and all(blob.count == 1 for blob in layer.blobs)
-
-
 def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:
     pooling = layer.parameters["pooling_param"]
     if pooling.get("round_mode") != "FLOOR" or dialect == "bvlc":

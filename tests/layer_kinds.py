@@ -1,0 +1,422 @@
+"""Every kind of layer that is written, as a layer of a net and as what torch says that it computes.
+
+`KINDS` has for each kind the ways in which operators and passes write it. A way is asked for a layer behind a blob, puts it
+into a `Bench`, and returns what the layer makes: the name of its top, and its elements, computed by torch in float64. Ways
+that need a second blob take one that another layer makes, so that engines may merge that one too.
+
+Sizes are small and alike on purpose (4 channels, 4 rows, inner products with 4 outputs): what is merged into the wrong
+dimension fits there then, and nothing but the numbers tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from streamexport.extents import Literal
+from streamexport.nets.graph import Blob, Layer
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """A top, and what stands in it."""
+
+    top: str
+    value: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.value.shape)
+
+
+@dataclass
+class Bench:
+    """A net in the making, with inputs of whatever shape is asked for.
+
+    Attributes
+    ----------
+    dtype : in which torch computes
+    knows_shapes : whether layers say what shapes their tops have
+    is_positive : whether all numbers from now on are positive, inputs and weights alike
+    """
+
+    dtype: torch.dtype = torch.float64
+    knows_shapes: bool = True
+    is_positive: bool = False
+    inputs: dict[str, Held] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+
+    def input(self, shape: Shape) -> Held:
+        """The input of this shape."""
+        name = "x".join(["plus" if self.is_positive else "data", *map(str, shape)])
+        if name not in self.inputs:
+            self.inputs[name] = Held(name, self.random(shape))
+            dims = {"input_param": {"shape": [{"dim": list(shape)}]}}
+            self.layers.append(Layer(name, "Input", (), (name,), dims, shapes=(shape,) if self.knows_shapes else ()))
+        return self.inputs[name]
+
+    def layer(
+        self,
+        kind: str,
+        bottoms: Sequence[Held],
+        values: Tensor | Sequence[Tensor],
+        parameters: Mapping[str, Any] | None = None,
+        blobs: Sequence[Tensor] = (),
+    ) -> Held:
+        """Adds a layer that makes these values; what comes back is the first."""
+        many = [values] if isinstance(values, Tensor) else list(values)
+        name = f"{kind.lower()}_{len(self.layers)}"
+        tops = tuple(name if len(many) == 1 else f"{name}.{index}" for index in range(len(many)))
+        shapes = tuple(tuple(value.shape) for value in many) if self.knows_shapes else ()
+        held = tuple(Blob(tuple(blob.shape), Literal(blob.float().numpy().tobytes())) for blob in blobs)
+        names = tuple(bottom.top for bottom in bottoms)
+        self.layers.append(Layer(name, kind, names, tops, parameters or {}, held, shapes=shapes))
+        return Held(tops[0], many[0])
+
+    def random(self, shape: Shape, seed: int = 0) -> Tensor:
+        """Numbers that float32 holds: normal ones, or from 0.5 to 1.5."""
+        generator = torch.Generator().manual_seed(seed + 31 * prod(shape) + len(shape))
+        function = torch.rand if self.is_positive else torch.randn
+        return function(shape, generator=generator).to(self.dtype) + (0.5 if self.is_positive else 0)
+
+    def other(self, shape: Shape) -> Held:
+        """A second operand: the top of a layer that nobody else takes."""
+        x = self.input(shape)
+        return self.layer("TanH", [x], x.value.tanh())
+
+
+Make = Callable[[Bench, Held], Held]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to write a kind of layer.
+
+    Attributes
+    ----------
+    fits : whether a bottom of this shape will do
+    is_positive : whether it takes no others
+    """
+
+    name: str
+    make: Make
+    fits: Callable[[Shape], bool]
+    is_positive: bool = False
+
+
+KINDS: dict[str, list[Way]] = {}
+
+
+def image(shape: Shape) -> bool:
+    return len(shape) == 4
+
+
+def large(shape: Shape) -> bool:
+    return len(shape) == 4 and min(shape[1:]) >= 2
+
+
+def any_rank(shape: Shape) -> bool:
+    return 2 <= len(shape) <= 4
+
+
+def even(shape: Shape) -> bool:
+    return shape[1] % 2 == 0
+
+
+def way(kind: str, fits: Callable[[Shape], bool], label: str = "", is_positive: bool = False) -> Callable[[Make], Make]:
+    def register(make: Make) -> Make:
+        KINDS.setdefault(kind, []).append(Way(f"{kind} {label}".strip(), make, fits, is_positive))
+        return make
+
+    return register
+
+
+def pointwise(
+    kind: str, function: Callable[[Tensor], Tensor], label: str = "", is_positive: bool = False, **parameters: Any
+) -> None:
+    """A way that works on each element by itself."""
+
+    @way(kind, any_rank, label, is_positive)
+    def make(net: Bench, x: Held) -> Held:
+        given = {f"{kind.lower()}_param": parameters} if parameters else {}
+        return net.layer(kind, [x], function(x.value), given)
+
+
+pointwise("AbsVal", torch.abs)
+pointwise("BNLL", F.softplus)
+pointwise("Clip", lambda x: x.clamp(0, 6), "0..6", min=0.0, max=6.0)
+pointwise("Clip", lambda x: x.clamp(0, 1), "0..1", min=0.0, max=1.0)
+pointwise("Clip", lambda x: x.clamp(-0.5, 0.75), "-0.5..0.75", min=-0.5, max=0.75)
+pointwise("ELU", lambda x: F.elu(x, 0.75), alpha=0.75)
+pointwise("Exp", torch.exp)
+pointwise("Log", torch.log, is_positive=True)
+pointwise("ReLU", F.relu)
+pointwise("ReLU", lambda x: F.leaky_relu(x, 0.125), "leaky", negative_slope=0.125)
+pointwise("ReLU6", F.relu6)
+pointwise("Sigmoid", torch.sigmoid)
+pointwise("TanH", torch.tanh)
+pointwise("Power", lambda x: 2 * x + 0.5, "2x + 0.5", scale=2.0, shift=0.5)
+pointwise("Power", lambda x: 3 * x, "3x", scale=3.0)
+pointwise("Power", lambda x: x - 0.25, "x - 0.25", shift=-0.25)
+pointwise("Power", lambda x: 0 * x + 0.75, "0x + 0.75", scale=0.0, shift=0.75)
+pointwise("Power", lambda x: x**3, "x^3", power=3.0)
+pointwise("Power", lambda x: (0.5 * x + 1) ** 2, "(0.5x + 1)^2", power=2.0, scale=0.5, shift=1.0)
+pointwise("Power", lambda x: x**-0.5, "x^-0.5", True, power=-0.5)
+pointwise("Power", lambda x: (x + 0.125) ** -0.5, "(x + 0.125)^-0.5", True, power=-0.5, shift=0.125)
+pointwise("Power", lambda x: (2 * x) ** 0.5, "(2x)^0.5", True, power=0.5, scale=2.0)
+
+
+@way("PReLU", any_rank)
+def _prelu(net: Bench, x: Held) -> Held:
+    slopes = net.random((x.shape[1],))
+    return net.layer("PReLU", [x], F.prelu(x.value, slopes), blobs=[slopes])
+
+
+@way("BatchNorm", lambda shape: len(shape) in (2, 4))
+def _batch_norm(net: Bench, x: Held) -> Held:
+    channels = (x.shape[1],)
+    mean, variance = -net.random(channels), net.random(channels, seed=1).abs() + 0.5
+    made = F.batch_norm(x.value, mean, variance, eps=1e-3)
+    given = {"batch_norm_param": {"use_global_stats": True, "eps": 1e-3}}
+    return net.layer("BatchNorm", [x], made, given, [mean, variance, torch.ones(1)])
+
+
+def scale(has_bias: bool) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        shape = (x.shape[1], *[1] * (len(x.shape) - 2))
+        blobs = [net.random(shape, seed=5)] + ([net.random(shape, seed=6)] if has_bias else [])
+        made = x.value * blobs[0] + (blobs[1] if has_bias else 0)
+        return net.layer(
+            "Scale",
+            [x],
+            made,
+            {"scale_param": {"bias_term": True} if has_bias else {}},
+            [blob.reshape(-1) for blob in blobs],
+        )
+
+    return make
+
+
+way("Scale", any_rank, "with bias")(scale(True))
+way("Scale", any_rank)(scale(False))
+
+
+@way("Scale", lambda shape: len(shape) in (3, 4), "of two bottoms")
+def _scale_by(net: Bench, x: Held) -> Held:
+    factor = net.other(x.shape[:2])
+    made = x.value * factor.value.reshape(*x.shape[:2], *[1] * (len(x.shape) - 2))
+    return net.layer("Scale", [x, factor], made, {"scale_param": {"axis": 0}})
+
+
+@way("Scale", lambda shape: len(shape) == 2, "that multiplies another")
+def _scale_of(net: Bench, x: Held) -> Held:
+    whole = net.other((*x.shape, 4, 3))
+    return net.layer("Scale", [whole, x], whole.value * x.value[..., None, None], {"scale_param": {"axis": 0}})
+
+
+def convolution(kind: str, kernel: int, groups: int, has_bias: bool, channels: int = 4, **options: int) -> Make:
+    function = F.conv2d if kind == "Convolution" else F.conv_transpose2d
+
+    def make(net: Bench, x: Held) -> Held:
+        inputs, parts = x.shape[1], groups or x.shape[1]
+        outputs = channels if groups else inputs
+        first, second = (outputs, inputs) if kind == "Convolution" else (inputs, outputs)
+        weight = net.random((first, second // parts, kernel, kernel)) / (inputs // parts * kernel)
+        bias = net.random((outputs,)) if has_bias else None
+        given = {"num_output": outputs, "kernel_size": [kernel], "bias_term": has_bias}
+        for name, value in options.items():
+            given[{"padding": "pad"}.get(name, name)] = [value]
+        if parts != 1:
+            given["group"] = parts
+        blobs = [weight] if bias is None else [weight, bias]
+        made = function(x.value, weight, bias, groups=parts, **options)
+        return net.layer(kind, [x], made, {"convolution_param": given}, blobs)
+
+    return make
+
+
+def halves(shape: Shape) -> bool:
+    return image(shape) and even(shape)
+
+
+way("Convolution", image, "1x1")(convolution("Convolution", 1, 1, False))
+way("Convolution", image, "3x3 with bias")(convolution("Convolution", 3, 1, True, padding=1))
+way("Convolution", image, "to one channel")(convolution("Convolution", 1, 1, True, channels=1))
+way("Convolution", image, "to six, dilated")(convolution("Convolution", 3, 1, False, 6, padding=2, dilation=2))
+way("Convolution", halves, "of two groups")(convolution("Convolution", 3, 2, True, padding=1, stride=2))
+way("Convolution", halves, "of two groups, 1x1")(convolution("Convolution", 1, 2, False))
+way("Convolution", large, "depthwise")(convolution("Convolution", 3, 0, False, padding=1))
+way("Convolution", large, "depthwise with bias")(convolution("Convolution", 3, 0, True, padding=1))
+way("Deconvolution", image, "4x4")(convolution("Deconvolution", 4, 1, False, stride=2, padding=1))
+way("Deconvolution", image, "2x2 with bias")(convolution("Deconvolution", 2, 1, True, 6, stride=2))
+way("Deconvolution", halves, "of two groups")(convolution("Deconvolution", 4, 2, False, stride=2, padding=1))
+way("Deconvolution", halves, "of two groups with bias")(convolution("Deconvolution", 3, 2, True, padding=1))
+way("Deconvolution", image, "depthwise")(convolution("Deconvolution", 2, 0, False, stride=2))
+way("Deconvolution", image, "depthwise with bias")(convolution("Deconvolution", 2, 0, True, stride=2))
+
+
+def inner_product(outputs: int, has_bias: bool, axis: int) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        rows = x.value.flatten(axis)
+        weight = net.random((outputs, rows.shape[-1])) / 2
+        bias = net.random((outputs,)) if has_bias else None
+        given = {"num_output": outputs, "axis": axis, "bias_term": has_bias}
+        blobs = [weight] if bias is None else [weight, bias]
+        return net.layer("InnerProduct", [x], F.linear(rows, weight, bias), {"inner_product_param": given}, blobs)
+
+    return make
+
+
+way("InnerProduct", any_rank, "with bias")(inner_product(4, True, 1))
+way("InnerProduct", any_rank, "to six")(inner_product(6, False, 1))
+for rank, axis in ((3, 2), (4, 3)):
+    label = f"over axis {axis} of {rank}"
+    way("InnerProduct", lambda shape, rank=rank: len(shape) == rank, label)(inner_product(4, False, axis))
+    way("InnerProduct", lambda shape, rank=rank: len(shape) == rank, label + " with bias")(inner_product(5, True, axis))
+
+
+def pooling(function: Callable[[Tensor], Tensor], **parameters: Any) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        return net.layer("Pooling", [x], function(x.value), {"pooling_param": parameters})
+
+    return make
+
+
+way("Pooling", large, "MAX")(pooling(lambda x: F.max_pool2d(x, 2, 1), pool="MAX", kernel_size=2, stride=1))
+way("Pooling", large, "MAX, padded")(
+    pooling(lambda x: F.max_pool2d(x, 3, 2, 1), pool="MAX", kernel_size=3, stride=2, pad=1, round_mode="FLOOR")
+)
+way("Pooling", large, "AVE")(pooling(lambda x: F.avg_pool2d(x, 2, 1), pool="AVE", kernel_size=2, stride=1))
+way("Pooling", image, "AVE of all")(pooling(lambda x: x.mean((2, 3), True), pool="AVE", global_pooling=True))
+way("Pooling", image, "MAX of all")(pooling(lambda x: x.amax((2, 3), True), pool="MAX", global_pooling=True))
+way("Pooling", image, "AVE of columns")(
+    lambda net, x: pooling(
+        lambda value: value.mean(2, True), pool="AVE", kernel_h=x.shape[2], kernel_w=1, stride_h=x.shape[2], stride_w=1
+    )(net, x)
+)
+
+
+@way("MVN", image)
+def _mvn(net: Bench, x: Held) -> Held:
+    centred = x.value - x.value.mean((2, 3), keepdim=True)
+    return net.layer("MVN", [x], centred, {"mvn_param": {"normalize_variance": False}})
+
+
+def softmax(axis: int) -> Make:
+    return lambda net, x: net.layer("Softmax", [x], x.value.softmax(axis), {"softmax_param": {"axis": axis}})
+
+
+way("Softmax", any_rank)(softmax(1))
+way("Softmax", lambda shape: len(shape) in (3, 4), "over axis 2")(softmax(2))
+
+
+def eltwise(method: str, function: Callable[..., Tensor], is_first: bool = True, *coefficients: float) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        y = net.other(x.shape)
+        bottoms = [x, y] if is_first else [y, x]
+        given = {"operation": method, **({"coeff": list(coefficients)} if coefficients else {})}
+        made = function(*(bottom.value for bottom in bottoms))
+        return net.layer("Eltwise", bottoms, made, {"eltwise_param": given})
+
+    return make
+
+
+way("Eltwise", any_rank, "SUM")(eltwise("SUM", torch.add))
+way("Eltwise", any_rank, "SUM, second")(eltwise("SUM", torch.add, False))
+way("Eltwise", any_rank, "difference")(eltwise("SUM", lambda x, y: x - 0.25 * y, True, 1.0, -0.25))
+way("Eltwise", any_rank, "PROD")(eltwise("PROD", torch.mul))
+way("Eltwise", any_rank, "MAX")(eltwise("MAX", torch.maximum))
+
+
+@way("Eltwise", any_rank, "of itself")
+def _square(net: Bench, x: Held) -> Held:
+    return net.layer("Eltwise", [x, x], x.value**2, {"eltwise_param": {"operation": "PROD"}})
+
+
+def concat(axis: int, is_first: bool = True) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        y = net.other(x.shape)
+        bottoms = [x, y] if is_first else [y, x]
+        made = torch.cat([bottom.value for bottom in bottoms], axis)
+        return net.layer("Concat", bottoms, made, {"concat_param": {"axis": axis}})
+
+    return make
+
+
+way("Concat", any_rank)(concat(1))
+way("Concat", any_rank, "second")(concat(1, False))
+way("Concat", lambda shape: len(shape) in (3, 4), "over axis 2")(concat(2))
+
+
+@way("Concat", any_rank, "with itself")
+def _twice(net: Bench, x: Held) -> Held:
+    made = torch.cat([x.value, x.value], 1)
+    return net.layer("Concat", [x, x], made, {"concat_param": {"axis": 1}})
+
+
+def sliced(axis: int, point: int) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        parts = x.value.split([point, x.shape[axis] - point], axis)
+        return net.layer("Slice", [x], parts, {"slice_param": {"axis": axis, "slice_point": [point]}})
+
+    return make
+
+
+way("Slice", lambda shape: any_rank(shape) and shape[1] > 2)(sliced(1, 2))
+way("Slice", lambda shape: len(shape) in (3, 4) and shape[2] > 1, "over axis 2")(sliced(2, 1))
+
+
+@way("Crop", large)
+def _crop(net: Bench, x: Held) -> Held:
+    reference = net.other((*x.shape[:2], x.shape[2] - 1, x.shape[3] - 1))
+    given = {"crop_param": {"axis": 2, "offset": [0]}}
+    return net.layer("Crop", [x, reference], x.value[:, :, :-1, :-1], given)
+
+
+@way("Flatten", any_rank)
+def _flatten(net: Bench, x: Held) -> Held:
+    return net.layer("Flatten", [x], x.value.flatten(1))
+
+
+def reshape(shape_of: Callable[[Shape], Shape]) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        shape = shape_of(x.shape)
+        dims = [0, *shape[1:]] if shape[0] == x.shape[0] else list(shape)
+        return net.layer("Reshape", [x], x.value.reshape(shape), {"reshape_param": {"shape": {"dim": dims}}})
+
+    return make
+
+
+way("Reshape", any_rank, "to an image")(reshape(lambda shape: (*shape[:2], 1, prod(shape[2:]))))
+way("Reshape", any_rank, "to a sequence")(reshape(lambda shape: (*shape[:2], prod(shape[2:]))))
+way("Reshape", any_rank, "to rows")(reshape(lambda shape: (prod(shape[:2]), *shape[2:3], 1, *(shape[3:] or (1,)))))
+
+
+def permute(*order: int) -> Make:
+    def make(net: Bench, x: Held) -> Held:
+        return net.layer("Permute", [x], x.value.permute(order), {"permute_param": {"order": list(order)}})
+
+    return make
+
+
+way("Permute", lambda shape: len(shape) == 3)(permute(0, 2, 1))
+way("Permute", image)(permute(0, 2, 3, 1))
+
+
+@way("Rearrange", lambda shape: large(shape) and even(shape))
+def _shuffle(net: Bench, x: Held) -> Held:
+    """Channels of two groups in turn."""
+    batch, channels, *rest = x.shape
+    atoms, order = (2, channels // 2, *rest), (1, 0, 2, 3)
+    if batch != 1:
+        atoms, order = (batch, *atoms), (0, 2, 1, 3, 4)
+    given = {"blob": x.shape, "atoms": atoms, "order": order, "shape": x.shape}
+    return net.layer("Rearrange", [x], F.channel_shuffle(x.value, 2), {"rearrange_param": given})
