@@ -22,7 +22,7 @@ from .extents import Layout, Literal, Source
 from .files import STDOUT as STDOUT_DESCRIPTOR
 from .files import File, is_stdout, publish
 from .nets import modules
-from .nets.fitting import Bound
+from .nets.fitting import Bound, listed
 from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
 from .readers import is_model, open_checkpoints, open_model, open_models
@@ -143,6 +143,8 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         bound = architecture.bind(weights.tensors, options.input_shape)
     except Error as error:
         error.file = error.file or weights.sources[0].name
+        if isinstance(error, NetError) and weights.unread:
+            error.advice = "; ".join(filter(None, (error.advice, listed([*weights.remarks], 3))))
         raise
     net = bound.net
     notes = list(net.notes)

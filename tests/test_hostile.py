@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import json
 import os
 import pickle
@@ -42,6 +41,12 @@ def legacy(pickled: bytes, keys: bytes = b"\x80\x02]" + b"X\x01\x00\x00\x000a.")
     return HEAD + b"\x80\x02" + pickled + b"." + keys + struct.pack("<q", 1) + bytes(4)
 
 
+def module(parameters: bytes = b"", modules: bytes = b"", memo: bytes = b"") -> bytes:
+    """A pickled module, of keys and values."""
+    held = (text("_parameters") + b"}(" + parameters + b"u", text("_modules") + b"}(" + modules + b"u")
+    return b"cm\nM\n)\x81" + memo + b"}(" + b"".join(held) + b"ub"
+
+
 LONG = b"\x8b" + struct.pack("<i", 4000) + b"\x7f" * 4000  # an integer of 9,600 digits
 ONE = b"(K\x01t"
 W = text("w")
@@ -73,10 +78,35 @@ HOSTILE = {
     "a state of a mark": b"(Nb",
     "a frame of any length": b"\x95" + b"\xff" * 8 + b"N",
     "a string of any length": b"\x8d" + b"\xff" * 7 + b"\x00",
-    "ten thousand state dicts below a long name": b"}"
-    + text("n" * 500_000)
-    + b"}("
-    + b"".join(text(f"k{i}") + b"}" + W + tensor(ONE, ONE) + b"s" for i in range(10_000))
+    "a call of a string": text("posix.system") + b")R",
+    "a call of a mark": b"()R",
+    "an object of nothing": b"(o",
+    "keywords that are none": b"cm\nC\n))\x92",
+    "a buffer that is in no file": b"\x97",
+    "a reference that is none": b"P0\n",
+    "calls of calls": b"cm\nC\n" + b")R" * 300_000,
+    "records inside records": b"cm\nC\nq\x00" + b"h\x00" * 100_000 + b")" + b"R\x85" * 100_000,
+    "an object that is its own state": b"cm\nC\n)Rq\x00h\x00b",
+    "a hundred thousand names out of two long strings": b"("
+    + text("m" * 1000)
+    + b"q\x00"
+    + text("n" * 1000)
+    + b"q\x01"
+    + b"h\x00h\x01\x93" * 100_000
+    + b"l",
+    "modules that hold each other twice, sixty deep": module(parameters=W + tensor(ONE, ONE))
+    + b"q\x00"
+    + b"".join(
+        b"0" + module(modules=text("a") + b"h%c" % n + text("b") + b"h%c" % n) + b"q%c" % (n + 1) for n in range(60)
+    ),
+    "a module that holds itself": module(parameters=W + tensor(ONE, ONE), modules=text("a") + b"h\x00", memo=b"q\x00"),
+    "a chain of modules": b"".join(
+        b"0" + module(modules=text("a") + b"h\x00") + b"q\x00" for _ in range(10_000)
+    ).replace(b"0", b"Nq\x00", 1),
+    "ten thousand state dicts below a long name": b"}S'"
+    + b"n" * 60_000
+    + b"'\n}("
+    + b"".join(text(f"k{i}") + b"}" + W + tensor(ONE, ONE) + b"s" for i in range(20_000))
     + b"us",
 }
 
@@ -301,7 +331,11 @@ def test_odd_names_of_files_are_said_on_one_line(tmp_path):
 
 
 def test_a_message_never_grows_with_the_file(tmp_path):
-    path = save(collections.OrderedDict(w=torch.ones(1)), tmp_path / "c", "legacy")
-    long = b"c" + b"m" * 1000 + b"\n" + b"n" * 1000 + b"\n."
-    path.write_bytes(legacy(long))
+    path = tmp_path / "c"
+    path.write_bytes(legacy(b"c" + b"m" * 1000 + b"\n" + b"n" * 1000 + b"\n)R"))
     assert len(assert_refused("inspect", path)) < 3000
+    path.write_bytes(
+        legacy(b"}(" + W + tensor(ONE, ONE) + b"".join(text(f"k{i}") + b"cm\nC\n)R" for i in range(9_000)) + b"u")
+    )
+    assert len(assert_refused("convert", path, "-o", tmp_path / "m")) < 3000
+    assert len(run_cli("inspect", path).stdout) < 3000

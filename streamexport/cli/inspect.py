@@ -22,6 +22,8 @@ from ..readers import Weights, is_model, open_model, open_weights
 from ..sources.local import LocalFile
 from . import arguments
 
+MOST = 12
+"""Values beside the tensors that are listed."""
 COUNTED = ("multiply_adds", "parameters", "activation_bytes")
 
 
@@ -72,8 +74,11 @@ def run(given: argparse.Namespace) -> int:
         tensors = described["tensors"]
         rows = [(t["name"], t["dtype"], _dims(t["shape"]), t["layout"], str(t["bytes"])) for t in tensors]
         _print_table(("tensor", "dtype", "shape", "layout", "bytes"), rows)
-        key = f", state dict {one_line(described['key'])}" if described["key"] else ""
-        print(f"{described['format']}{key}: {arguments.plural(len(rows), 'tensor')}, {described['bytes']} bytes")
+        print(f"{_origin(described)}: {arguments.plural(len(rows), 'tensor')}, {described['bytes']} bytes")
+        unread = described["unread"]
+        print("".join(f"{one_line(remark)}\n" for remark in unread[:MOST]), end="")
+        if len(unread) > MOST:
+            print(f"and {len(unread) - MOST} more")
     return 0
 
 
@@ -122,7 +127,15 @@ def _weights(weights: Weights) -> dict[str, Any]:
         for tensor in weights.tensors.values()
     ]
     total = sum(tensor.nbytes for tensor in weights.tensors.values())
-    return {"format": weights.format, "key": weights.key, "bytes": total, "tensors": tensors}
+    found = {"format": weights.format, "key": weights.key, "class": weights.module, "bytes": total}
+    return {**found, "tensors": tensors, "unread": [*weights.remarks]}
+
+
+def _origin(described: dict[str, Any]) -> str:
+    kind = "the module" if described["class"] else "state dict"
+    of = f" (a {described['class']})" if described["class"] else ""
+    key = f" {described['key']}" if described["key"] else ""
+    return one_line(described["format"] + (f", {kind}{key}{of}" if key or of else ""))
 
 
 def _model(net: Net) -> dict[str, Any]:

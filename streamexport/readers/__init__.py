@@ -7,8 +7,8 @@ one. They look at the content, never at the suffix.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import FormatError, NetError
@@ -16,10 +16,24 @@ from ..extents import Source
 from ..nets.graph import Layer, Net
 from ..sources.local import LocalFile
 from ..tensors import Tensor
-from . import caffemodel, hdf5, safetensors, state_dict, torch_legacy, torch_zip
+from . import (
+    caffemodel,
+    hdf5,
+    numpy_files,
+    plain_pickle,
+    safetensors,
+    state_dict,
+    strangers,
+    torch_legacy,
+    torch_objects,
+    torch_zip,
+)
 from .choosing import Fits, choose
+from .records import Record
+from .storages import place
 
 INDEX_LIMIT = 64 << 20
+_PICKLED = {"torch legacy": torch_legacy, "numpy": numpy_files, "torch zip": torch_zip, "pickle": plain_pickle}
 
 
 @dataclass(frozen=True)
@@ -29,10 +43,12 @@ class Weights:
     Attributes
     ----------
     tensors : by state-dict name
-    format : "torch legacy", "torch zip", "safetensors" or "sharded"
+    format : "torch legacy", "torch zip", "numpy", "pickle", "safetensors" or "sharded"
     key : path of the state dict inside the file, "" if it is the whole of it
     sources : the files that hold it
     rivals : paths of other state dicts in it that are the net's as well
+    module : the class of the pickled module that it was taken out of, "" where it is a dict
+    unread : what stands in it by name and is no plain data, or a tensor that cannot be read
     """
 
     tensors: Mapping[str, Tensor]
@@ -40,10 +56,20 @@ class Weights:
     key: str
     sources: tuple[Source, ...]
     rivals: tuple[str, ...] = ()
+    module: str = ""
+    unread: Mapping[str, Record] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What each of those is, and what to do about it."""
+        for name, record in self.unread.items():
+            what, advice = torch_objects.described(record)
+            yield f"{name} {what} (at byte {record.offset}): {advice}"
 
 
 def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weights:
-    """Opens a checkpoint: torch's legacy stream, torch's zip, safetensors, or the `*.index.json` of a sharded set.
+    """Opens a checkpoint: torch's legacy stream, torch's zip or TorchScript, numpy's arrays, a pickle, safetensors, or the
+    `*.index.json` of a sharded set.
 
     Reads headers only, and executes nothing. A `module.` that all names share is taken off.
 
@@ -84,7 +110,8 @@ def open_checkpoints(
                 raise NetError(both, tensor=name, advice="give only files that are parts of one model")
             tensors[name] = tensor
     sources = (*first.sources, *(source for weights in others for source in weights.sources))
-    return replace(first, tensors=tensors, sources=sources)
+    unread = {name: record for weights in (*others, first) for name, record in weights.unread.items()}
+    return replace(first, tensors=tensors, sources=sources, unread=unread)
 
 
 def open_model(path: str | os.PathLike[str]) -> Net:
@@ -96,6 +123,7 @@ def open_model(path: str | os.PathLike[str]) -> Net:
     head = _head(source)
     if _is_checkpoint(head):
         raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
+    strangers.refuse(head, source.name)
     if hdf5.recognises(head):
         return hdf5.read(source)
     if caffemodel.recognises(head):
@@ -139,11 +167,12 @@ def _refuse_mixture(opened: Sequence[Net], paths: Sequence[str | os.PathLike[str
 def is_model(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like a Caffe model rather than a checkpoint."""
     head = _head(LocalFile.at(path))
-    return not _is_checkpoint(head) and (hdf5.recognises(head) or caffemodel.recognises(head))
+    is_other = _is_checkpoint(head) or strangers.described(head) is not None
+    return not is_other and (hdf5.recognises(head) or caffemodel.recognises(head))
 
 
 def _is_checkpoint(head: bytes) -> bool:
-    return head.lstrip()[:1] == b"{" or any(m.recognises(head) for m in (torch_legacy, torch_zip, safetensors))
+    return head.lstrip()[:1] == b"{" or any(m.recognises(head) for m in (*_PICKLED.values(), safetensors))
 
 
 def _head(source: Source) -> bytes:
@@ -154,12 +183,13 @@ def _head(source: Source) -> bytes:
 
 def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: bool = False) -> Weights:
     head = _head(source)
-    for name, module in (("torch legacy", torch_legacy), ("torch zip", torch_zip)):
+    for name, module in _PICKLED.items():
         if module.recognises(head):
             root, extents = module.read(source)
-            chosen, rivals = choose(state_dict.candidates(root), key, fits, source.name)
-            tensors = {tensor: state_dict.place(tensor, view, extents) for tensor, view in chosen.views.items()}
-            return Weights(tensors, name, chosen.key, (source,), tuple(rival.key for rival in rivals))
+            chosen, rivals = choose(state_dict.candidates(root, source.name), key, fits, source.name)
+            tensors = {tensor: place(tensor, view, extents, source.name) for tensor, view in chosen.views.items()}
+            found = tuple(rival.key for rival in rivals)
+            return Weights(tensors, name, chosen.key, (source,), found, chosen.module, chosen.others)
     if safetensors.recognises(head):
         if key:
             advice = "leave out --key; --prefix takes the tensors under a prefix"
@@ -167,14 +197,11 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
         return Weights(safetensors.read(source), "safetensors", "", (source,))
     if head.lstrip()[:1] == b"{" and not is_shard:
         return _open_sharded(source, key)
+    strangers.refuse(head, source.name)
     if hdf5.recognises(head) or caffemodel.recognises(head):
         raise FormatError("is a Caffe model, not a checkpoint", file=source.name)
-    raise FormatError(
-        "is not a torch checkpoint, a safetensors file or an index.json",
-        file=source.name,
-        offset=0,
-        advice="very old torch files (tar) have to be saved again with a newer torch" if b"\0ustar" in head else None,
-    )
+    what = "is not a torch checkpoint, safetensors, numpy's .npz or a pickle, nor an index.json"
+    raise FormatError(what, file=source.name, offset=0)
 
 
 def _open_sharded(index: Source, key: str | None) -> Weights:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import FormatError, NetError
 from ..tensors import Shaped
-from .state_dict import Candidate, View
+from .state_dict import Candidate
+from .storages import View
 
 Fits = Callable[[Mapping[str, Shaped]], bool]
 """Whether tensors, by name, are those of a net."""
@@ -107,4 +108,4 @@ def _shown(candidate: Candidate) -> str:
 def _size(candidate: Candidate) -> int:
     """Bytes of the storages."""
     storages = {view.storage.key: view.storage for view in candidate.views.values()}
-    return sum(storage.numel * storage.dtype.itemsize for storage in storages.values())
+    return sum(storage.nbytes for storage in storages.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import TruncatedError
-from ..extents import Source
+from ..extents import Extent, Source
 
 WINDOW = 1 << 14
 """Bytes fetched at a time: payload is jumped over, so more would mostly be read in vain."""
@@ -35,6 +35,14 @@ class Cursor:
         self._next += length
         return self._window[begin:end]
 
+    def skip(self, length: int) -> Extent:
+        """Jumps over bytes; where they are."""
+        start, left = self._next, self.stop - self._next
+        if not 0 <= length <= left:
+            raise self._truncated(length, left)
+        self._next += length
+        return Extent(self.source, start, length)
+
     def byte(self) -> int:
         return self.read(1)[0]
 
@@ -57,11 +65,14 @@ class Cursor:
     def _fetch(self, length: int) -> None:
         left = self.stop - self._next
         if length > left or left < 0:
-            raise TruncatedError(
-                f"ends where {length} more bytes are due, {max(left, 0)} are left",
-                file=self.source.name,
-                offset=self._next,
-                advice="fetch it again: it is cut short or damaged",
-            )
+            raise self._truncated(length, left)
         self._window = self.source.read(self._next, max(length, min(WINDOW, left)))
         self._window_start = self._next
+
+    def _truncated(self, length: int, left: int) -> TruncatedError:
+        return TruncatedError(
+            f"ends where {length} more bytes are due, {max(left, 0)} are left",
+            file=self.source.name,
+            offset=self._next,
+            advice="fetch it again: it is cut short or damaged",
+        )

@@ -20,7 +20,8 @@ from typing import Any
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Source
 from .cursor import Cursor
-from .state_dict import Storage, read_object
+from .storages import Opaque, Storage
+from .torch_objects import read_object
 from .unpickle import Unpickler
 
 MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -56,7 +57,7 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     return root, _locate(source, cursor.offset, keys, storages)
 
 
-def _locate(source: Source, at: int, keys: list[str], storages: Mapping[str, Storage]) -> dict[str, Extent]:
+def _locate(source: Source, at: int, keys: list[str], storages: Mapping[str, Storage | Opaque]) -> dict[str, Extent]:
     extents = {}
     for key in keys:
         if key not in storages:
@@ -65,7 +66,7 @@ def _locate(source: Source, at: int, keys: list[str], storages: Mapping[str, Sto
         storage = storages[key]
         if count != storage.numel:
             raise FormatError(f"storage {key} has {count} elements, not {storage.numel}", file=source.name, offset=at)
-        length = count * storage.dtype.itemsize
+        length = storage.nbytes
         if at + 8 + length > source.size:
             raise TruncatedError(
                 f"storage {key} needs {length} bytes, {source.size - at - 8} are left",

@@ -1,40 +1,40 @@
-"""A pickle machine that can only build plain data and what its caller allows.
+"""A pickle machine that builds plain data, what its caller allows, and inert records of everything else.
 
 A pickle is a program for a stack machine: opcodes of one byte, each with its argument behind it (the pickletools module
-of the standard library documents all of them). This one knows the opcodes that protocols 0 to 5 use for None, booleans,
-numbers, strings, bytes, tuples, lists, sets and dicts, the memo, and four ways to reach beyond plain data, which are
-fenced in:
+of the standard library documents all of them). This one knows those that protocols 0 to 5 use for None, booleans,
+numbers, strings, bytes, tuples, lists, sets and dicts, and the memo. What reaches beyond plain data is fenced in:
 
-- GLOBAL and STACK_GLOBAL look a name up in the caller's table and nowhere else: nothing is imported;
-- REDUCE and NEWOBJ call only what came out of that table;
-- BUILD drops the state that it is given: OrderedDicts carry a `_metadata` attribute, nothing more is needed;
+- GLOBAL, STACK_GLOBAL, INST and EXT only mention a name: nothing is looked up, nothing imported;
+- REDUCE, NEWOBJ, NEWOBJ_EX, INST and OBJ call what the caller's table holds under that name. Of all other names they make
+  a `Record`, which keeps what the name was given, and never asks anybody;
+- BUILD, SETITEMS and APPENDS leave in a record what they bring; the state of anything else is dropped (OrderedDicts carry
+  a `_metadata` attribute, nothing more is needed);
 - BINPERSID hands a persistent id to the caller.
 
-The standard unpickler is not used because its memo can be made to take memory without bound, and because a refusal
-shall name the byte that it is about.
+Bytes and long strings are not read, but jumped over: a `Payload` says where they lie. So a pickle of numpy arrays costs
+memory by its objects, not by its size.
+
+The standard unpickler is not used because its memo can be made to take memory without bound, because it has to find a
+class before it can build anything, and because a refusal shall name the byte that it is about.
 """
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Error, FormatError, UnsafePickleError
+from ..errors import Error, FormatError, TruncatedError, UnsafePickleError
 from .cursor import Cursor
+from .records import Global, Payload, Record
 
 PICKLE_LIMIT = 256 << 20
-"""Bytes that one pickle may take. A tensor takes about 200, so this is a million of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """A name that a pickle may mention, and what calling it makes; `make` is None for names that only stand there."""
-
-    name: str
-    make: Callable[..., Any] | None = None
-
+"""Bytes that one pickle may take, payloads aside. A tensor takes about 200, so this is a million of them."""
+LONG = 1 << 10
+"""Bytes above which a string is a payload. No name is as long."""
+LINE = 1 << 16
+"""Bytes that a string of protocol 0, which is a line, may take."""
 
 _MARK = object()
 _MALFORMED = (
@@ -56,16 +56,17 @@ class Unpickler:
         self, cursor: Cursor, globals_: Mapping[str, Global], persistent_load: Callable[[Any], Any] | None = None
     ) -> None:
         self._cursor, self._globals, self._persistent_load = cursor, globals_, persistent_load
-        self._start, self._copied = cursor.offset, 0
+        self._start, self._jumped, self._copied = cursor.offset, 0, 0
+        self._at = cursor.offset
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The object. FormatError if the pickle is malformed, UnsafePickleError if it reaches for more than data."""
-        cursor, start = self._cursor, self._start
+        """The object. FormatError if the pickle is malformed, UnsafePickleError if it calls what is no name."""
+        cursor = self._cursor
         while True:
-            at = cursor.offset
-            if at - start > PICKLE_LIMIT:
+            self._at = at = cursor.offset
+            if self._read() > PICKLE_LIMIT:
                 raise self._error(f"a pickle goes on for more than {PICKLE_LIMIT} bytes", at)
             code = cursor.byte()
             if code == 0x2E:  # STOP
@@ -84,6 +85,10 @@ class Unpickler:
         if len(self._stack) != 1:
             raise self._error("malformed pickle: it does not end with one object", at)
         return self._stack.pop()
+
+    def _read(self) -> int:
+        """Bytes of the pickle that were read, and not jumped over."""
+        return self._cursor.offset - self._start - self._jumped
 
     def _error(self, what: str, at: int) -> FormatError:
         return FormatError(what, file=self._cursor.source.name, offset=at)
@@ -104,72 +109,126 @@ class Unpickler:
         del stack[at:]
         return items
 
-    def _top(self, kind: type) -> Any:
-        if type(self._stack[-1]) is not kind:
-            raise TypeError(f"not a {kind.__name__}")
-        return self._stack[-1]
-
     def _number(self, form: str) -> Any:
         return struct.unpack(form, self._cursor.read(struct.calcsize(form)))[0]
 
-    def _counted(self, form: str) -> bytes:
-        length = self._number(form)
-        if not 0 <= length <= PICKLE_LIMIT:
+    def _payload(self, length: int, is_text: bool) -> None:
+        self._jumped += length
+        self._push(Payload(self._cursor.skip(length), is_text))
+
+    def _length(self, form: str) -> int:
+        length: int = self._number(form)
+        if length < 0:
             raise ValueError("length")
-        return self._cursor.read(length)
+        return length
+
+    def _bytes(self, form: str) -> None:
+        self._payload(self._length(form), False)
 
     def _text(self, form: str) -> None:
-        self._push(self._counted(form).decode("utf-8", "surrogatepass"))
+        length = self._length(form)
+        if length > LONG:
+            self._payload(length, True)
+        else:
+            self._push(self._cursor.read(length).decode("utf-8", "surrogatepass"))
 
-    def _old_string(self, form: str) -> None:
-        self._push(self._counted(form).decode("latin-1"))  # written by Python 2: names of keys, mostly
+    def _old_string(self, form: str) -> None:  # written by Python 2: bytes or text, as it knew no difference
+        length = self._length(form)
+        if length > LONG:
+            self._payload(length, False)
+        else:
+            self._push(self._cursor.read(length).decode("latin-1"))
+
+    def _long_line(self) -> bytes:
+        try:
+            return self._cursor.line(LINE)
+        except TruncatedError as error:
+            error.advice = "save it again with a pickle protocol above 1"
+            raise
+
+    def _quoted(self) -> None:
+        line = self._long_line()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+            raise ValueError("quotes")
+        self._push(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
+
+    def _escaped(self) -> None:
+        self._push(self._long_line().decode("raw-unicode-escape"))
 
     def _long(self, form: str) -> None:
-        self._push(int.from_bytes(self._counted(form), "little", signed=True))
+        length = self._length(form)
+        if length > PICKLE_LIMIT:
+            raise ValueError("length")
+        self._push(int.from_bytes(self._cursor.read(length), "little", signed=True))
 
     def _int(self) -> None:
         line = self._line()
         self._push({"00": False, "01": True}[line] if line in ("00", "01") else int(line))
 
-    def _find(self, module: str, name: str) -> None:
-        found = self._globals.get(f"{module} {name}")
-        if found is None:
-            raise UnsafePickleError(
-                f"its pickle asks for {module}.{name}, which is not plain data, and nothing was executed",
-                advice="if you trust the file, load it with torch and save only the state dict:"
-                " torch.save(model.state_dict(), ...)",
-            )
-        self._push(found)
+    def _find(self, module: str, name: str) -> Global:
+        return self._globals.get(f"{module} {name}") or Global(module, name)
 
     def _line(self) -> str:
         return self._cursor.line().decode("utf-8")
 
     def _global(self) -> None:
-        self._find(self._line(), self._line())
+        self._push(self._find(self._line(), self._line()))
 
     def _stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if type(name) is not str or type(module) is not str:
             raise TypeError("name")
-        self._find(module, name)
+        self._push(self._find(module, name))
+
+    def _extension(self, form: str) -> None:
+        self._push(self._find("copyreg", f"extension {self._number(form)}"))
 
     def _reduce(self) -> None:
         arguments, callee = self._stack.pop(), self._stack.pop()
-        if type(callee) is not Global or callee.make is None:
-            what = callee.name if type(callee) is Global else type(callee).__name__
+        self._call(callee, arguments)
+
+    def _new_with_keywords(self) -> None:
+        keywords, arguments, callee = self._stack.pop(), self._stack.pop(), self._stack.pop()
+        if type(keywords) is not dict:
+            raise TypeError("keywords")
+        self._call(callee, arguments)
+
+    def _instance(self) -> None:
+        callee = self._find(self._line(), self._line())
+        self._call(callee, tuple(self._pop_mark()))
+
+    def _object(self) -> None:
+        callee, *arguments = self._pop_mark()
+        self._call(callee, tuple(arguments))
+
+    def _call(self, callee: Any, arguments: Any) -> None:
+        if type(callee) not in (Global, Record):
+            what = "a mark" if callee is _MARK else type(callee).__name__
             raise UnsafePickleError(f"its pickle calls {what}, and nothing was executed")
-        if type(arguments) is not tuple or len(arguments) > 16:
+        if type(arguments) is not tuple:
+            raise TypeError("arguments")
+        named = callee.callee if type(callee) is Record else callee
+        make = named.make if named is callee else None
+        made = self._made(make, arguments) if make else Record(named, arguments)
+        if type(made) is Record and made.offset < 0:
+            made.offset = self._at
+        self._push(made)
+
+    def _made(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        if len(arguments) > 16:
             raise TypeError("arguments")
         # Calls copy what they are given. What torch writes is given to one call; a memo could give it to a million.
         self._copied += sum(len(argument) for argument in arguments if type(argument) in (str, list, tuple, dict))
-        if self._copied > self._cursor.offset - self._start:
+        if self._copied > self._read():
             raise ValueError("copies")
-        self._push(callee.make(*arguments))
+        return make(*arguments)
 
     def _build(self) -> None:
-        self._stack.pop()
+        state = self._stack.pop()
         if self._stack[-1] is _MARK:
             raise TypeError("mark")
+        if type(self._stack[-1]) is Record:
+            self._stack[-1].state = state
 
     def _persistent_id(self) -> None:
         if self._persistent_load is None:
@@ -177,13 +236,18 @@ class Unpickler:
         self._push(self._persistent_load(self._stack.pop()))
 
     def _set_items(self, items: list[Any]) -> None:
-        target = self._top(dict)
+        target = self._stack[-1]
+        if type(target) is Record:
+            if target.entries is None:
+                target.entries = {}
+            target = target.entries
+        if type(target) is not dict:
+            raise TypeError("no dict")
         if len(items) % 2:
             raise ValueError("odd")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if (
-                type(key) is str
-            ):  # others (an optimizer's numbers) lead to nothing that is read, and may be slow to hash
+            # Other keys (an optimizer's numbers) lead to nothing that is read, and may be slow to hash.
+            if type(key) is str:
                 target[key] = value
 
     def _set_item(self) -> None:
@@ -191,7 +255,14 @@ class Unpickler:
         self._set_items([key, value])
 
     def _extend(self, items: list[Any]) -> None:
-        self._top(list).extend(items)
+        target = self._stack[-1]
+        if type(target) is Record:
+            if target.items is None:
+                target.items = []
+            target = target.items
+        if type(target) is not list:
+            raise TypeError("no list")
+        target.extend(items)
 
     def _tuple(self, count: int) -> None:
         items = tuple(self._stack[-count:])
@@ -232,14 +303,17 @@ _OPERATIONS: dict[int, Callable[[Unpickler], Any]] = {
         "\x8b": lambda u: u._long("<i"),
         "F": lambda u: u._push(float(u._line())),
         "G": lambda u: u._push(u._number(">d")),
+        "S": lambda u: u._quoted(),
+        "V": lambda u: u._escaped(),
         "U": lambda u: u._old_string("<B"),
         "T": lambda u: u._old_string("<i"),
         "X": lambda u: u._text("<I"),
         "\x8c": lambda u: u._text("<B"),
         "\x8d": lambda u: u._text("<Q"),
-        "B": lambda u: u._push(u._counted("<I")),
-        "C": lambda u: u._push(u._counted("<B")),
-        "\x8e": lambda u: u._push(u._counted("<Q")),
+        "B": lambda u: u._bytes("<I"),
+        "C": lambda u: u._bytes("<B"),
+        "\x8e": lambda u: u._bytes("<Q"),
+        "\x96": lambda u: u._bytes("<Q"),  # BYTEARRAY8
         ")": lambda u: u._push(()),
         "t": lambda u: u._push(tuple(u._pop_mark())),
         "\x85": lambda u: u._tuple(1),
@@ -251,6 +325,7 @@ _OPERATIONS: dict[int, Callable[[Unpickler], Any]] = {
         "e": lambda u: u._extend(u._pop_mark()),
         "\x8f": lambda u: u._push([]),  # EMPTY_SET: a list does, nobody asks it for membership
         "\x90": lambda u: u._extend(u._pop_mark()),
+        "\x91": lambda u: u._push(u._pop_mark()),  # FROZENSET
         "}": lambda u: u._push({}),
         "d": lambda u: u._dict_of(u._pop_mark()),
         "s": lambda u: u._set_item(),
@@ -264,8 +339,14 @@ _OPERATIONS: dict[int, Callable[[Unpickler], Any]] = {
         "j": lambda u: u._push(u._memo[u._number("<I")]),
         "c": lambda u: u._global(),
         "\x93": lambda u: u._stack_global(),
+        "\x82": lambda u: u._extension("<B"),
+        "\x83": lambda u: u._extension("<H"),
+        "\x84": lambda u: u._extension("<i"),
         "R": lambda u: u._reduce(),
         "\x81": lambda u: u._reduce(),  # NEWOBJ: the same as a call, for what the table holds
+        "\x92": lambda u: u._new_with_keywords(),
+        "i": lambda u: u._instance(),
+        "o": lambda u: u._object(),
         "b": lambda u: u._build(),
         "Q": lambda u: u._persistent_id(),
     }.items()
