@@ -33,6 +33,16 @@ VARINTS = [
 ]
 
 
+def test_a_varint_may_be_wider_than_it_has_to_be():
+    assert [wire.varint(value, 3).hex() for value in (0, 1, 300, 1 << 14, 1 << 21)] == [
+        "808000",
+        "818000",
+        "ac8200",
+        "808001",
+        "80808001",
+    ]
+
+
 @pytest.mark.parametrize(("value", "expected"), VARINTS)
 def test_varints(value, expected):
     assert wire.varint(value) == bytes.fromhex(expected)
@@ -110,24 +120,36 @@ def test_ceil_mode_is_field_13_on_the_wire(ceil_mode, on_the_wire):
     assert parsed.layer[0].pooling_param == caffe_pb2.PoolingParameter(round_mode=on_the_wire)
 
 
-@pytest.mark.parametrize("align", [512, 4096])
+@pytest.mark.parametrize("align", [1, 2, 3, 100, 512, 4096, 16_384, 65_536, 1 << 20, 3_000_001])
 def test_padding_brings_large_blobs_to_their_place_and_is_skipped(tmp_path, align):
-    path = tmp_path / "source"
+    path, numbers = tmp_path / "source", random.Random(align)
     path.write_bytes(np.random.default_rng(0).bytes(1 << 20))
     source = LocalFile.at(path)
-    sizes = [70_000, 12, 65_536, 4, 300_000, 65_540]
-    layers, at = [], 0
-    for index, size in enumerate(sizes):
+    layers = []
+    for index, size in enumerate([70_000, 12, 65_536, 4, 300_000, 65_540] + [65_536] * 20):
+        at = numbers.randint(0, source.size - size)
         layers.append(Layer(f"l{index}", "X", (), (), blobs=(Blob((size // 4,), Extent(source, at, size)),)))
-        at += size + 3
     net = Net("n", tuple(layers))
     layout = caffemodel.layout(net, b"{}", align)
     large = [(start, p) for start, p in zip(layout.starts, layout.pieces, strict=False) if p.size >= 1 << 16]
-    assert len(large) == 4
-    assert all((start - piece.offset) % align == 0 for start, piece in large)
+    assert sum(isinstance(piece, Extent) for _, piece in large) == 24
+    assert all((start - piece.offset) % align == 0 for start, piece in large if isinstance(piece, Extent))
     padded = caffe_pb2.NetParameter.FromString(rendered(layout))
     padded.ClearField("streamexport_padding")
     assert padded == caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net, b"{}")))
+
+
+@pytest.mark.parametrize("align", [2, 130, 131, 4096, 16_384, 16_391, 1 << 21])
+def test_padding_of_any_length_ends_where_it_should(tmp_path, align):
+    """One layer behind names of every length, so that each number of bytes is missing, or the first and last hundred are."""
+    path = tmp_path / "source"
+    path.write_bytes(bytes(1 << 16))
+    blob = Blob((1 << 14,), Extent(LocalFile.at(path), 0, 1 << 16))
+    for length in {*range(1, min(align, 300)), *range(max(align - 300, 1), align)}:
+        layout = caffemodel.layout(Net("x" * length, (Layer("l", "X", (), (), blobs=(blob,)),)), align=align)
+        (start,) = (s for s, piece in zip(layout.starts, layout.pieces, strict=False) if isinstance(piece, Extent))
+        assert start % align == 0
+        assert start < length + 50 + align + 10  # where the field itself does not fit, it goes around once more
 
 
 def split(net: Net, limit: int, record: bytes = b"") -> list[Net]:

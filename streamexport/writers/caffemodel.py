@@ -14,6 +14,7 @@ large blob lies at the same offset modulo `align` as in its source: file systems
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
@@ -112,8 +113,13 @@ def _padding(field: list[Piece], at: int, align: int) -> list[Piece]:
         inside += piece.size
     else:
         return []
+    missing = (piece.offset - at - inside) % align
+    if not missing:
+        return []
     number = tag(NetParameter.STREAMEXPORT_PADDING_FIELD_NUMBER)
-    # The length takes two bytes whatever it is (varints may have leading zeros), so that it does not move what it counts.
-    length = (piece.offset - at - inside - len(number) - 2) % align
-    encoded = varint(length) if length > 0x7F else bytes((length | 0x80, 0))
-    return [Literal(number + encoded + bytes(length))]
+    for width in itertools.count(1):
+        # The length takes this many bytes even if fewer would do, so that it does not move what it counts.
+        length = (missing - len(number) - width) % align
+        if length < 1 << 7 * width:
+            break
+    return [Literal(number + varint(length, width) + bytes(length))]

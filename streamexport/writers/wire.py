@@ -18,12 +18,15 @@ from ..extents import Literal, Piece
 DELIMITED = 2
 
 
-def varint(value: int) -> bytes:
-    """A natural number in base 128, lowest digits first; negative ones as the 64 bits of their two's complement."""
+def varint(value: int, width: int = 1) -> bytes:
+    """A natural number in base 128, lowest digits first; negative ones as the 64 bits of their two's complement.
+
+    It takes `width` bytes at least, by zeros in front, which every reader allows.
+    """
     if value < 0:
         value += 1 << 64
     encoded = bytearray()
-    while value > 0x7F:
+    while value > 0x7F or len(encoded) + 1 < width:
         encoded.append(value & 0x7F | 0x80)
         value >>= 7
     encoded.append(value)
