@@ -111,7 +111,7 @@ class Plan:
     parts : path and layout of each model file
     sources : what is read
     notes : what the user should know: what was recognised, left out, or limits who can read the result
-    align : the block size at which payload can be cloned, 0 if it cannot
+    align : modulus at which offsets of payload agree with the checkpoint's, 0 if they need not
     """
 
     net: Net
@@ -206,7 +206,8 @@ def plan(
     form : caffemodel, hdf5 or linked; by default what the output's suffix says, and in a directory hdf5 where stock Caffe
         could not load a caffemodel
     max_file_size : cut into parts of at most so many bytes, at layer boundaries
-    align : modulus at which offsets of payload agree with the source's, see `transfer.clone_alignment`
+    align : pad a caffemodel so that offsets of large blobs agree with the checkpoint's modulo so many bytes: file systems
+        that share blocks of that size then clone them
     """
     are_models = {is_model(path) for path in inputs}
     if are_models == {True}:
@@ -233,13 +234,15 @@ def plan(
         is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
         name = (net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net
         path = outputs.in_directory(path, name, chosen)
+    if align and (chosen != "caffemodel" or max_file_size is not None):
+        raise OutputError("only a caffemodel in one file can be aligned", file=path, advice="leave out --align")
     parts = tuple(zip(outputs.part_names(path, len(layouts)), layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
     consumers = (
         _consumers(options, chosen, layouts) if text is not None else ()
     )  # of a model's own net nothing is known
     notes = (*net.notes, *left_to_caller, *consumers)
-    return Plan(net, path, chosen, text, parts, sources, notes, align if chosen == "caffemodel" else 0)
+    return Plan(net, path, chosen, text, parts, sources, notes, align)
 
 
 def convert(
@@ -250,17 +253,16 @@ def convert(
     form: str | None = None,
     prototxt: Path | None = None,
     max_file_size: int | None = None,
-    clone: bool = True,
+    align: int = 0,
     progress: Progress = lambda _: None,
 ) -> Plan:
     """Converts checkpoints, or Caffe models, to a Caffe model. All files appear, complete and synced, or none.
 
     Parameters
     ----------
-    inputs, options, form, max_file_size : see `plan`; parts are called NAME-00001-of-00003.caffemodel
+    inputs, options, form, max_file_size, align : see `plan`; parts are called NAME-00001-of-00003.caffemodel
     output : the model file, a directory for it, or "-" for standard output
     prototxt : where the description goes; by default beside the output, and nowhere for "-" or where a model is the input
-    clone : share blocks with the input where the file system can
     progress : told of every so many bytes moved
 
     Returns
@@ -277,8 +279,6 @@ def convert(
         target = output = STDOUT
     if target == STDOUT and max_file_size is not None:
         raise OutputError("standard output takes one file, not several parts", advice="leave out --max-file-size")
-    can_clone = clone and max_file_size is None and (form or format_of(target)) == "caffemodel"
-    align = _alignment(inputs, target, options) if can_clone else 0
     made = plan(inputs, output, options, form=form, max_file_size=max_file_size, align=align)
     if prototxt is not None and made.prototxt is None:
         made = replace(made, prototxt=_text_of_model(made))
@@ -401,14 +401,6 @@ def _consumers(options: Options, form: str, layouts: Sequence[Layout]) -> Iterat
         )
     elif largest > FORK_LIMIT:
         yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or --max-file-size 512MiB"
-
-
-def _alignment(inputs: Sequence[Path], target: str, options: Options) -> int:
-    if target == STDOUT or options.dtype == "float16" or _is_special(target):
-        return 0
-    place = os.path.realpath(target)
-    directory = place if os.path.isdir(place) else os.path.dirname(place)
-    return transfer.clone_alignment([LocalFile.at(path) for path in inputs], directory)
 
 
 def _is_special(path: str) -> bool:

@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import transfer
 from .errors import Error, OutputError, reason
@@ -41,7 +41,7 @@ PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.)")
 
 @dataclass(frozen=True)
 class File:
-    """A file to be: its path, its content, and the modulus at which offsets agree, 0 if nothing is to be cloned."""
+    """A file to be: its path, its content, and the block size by which it shall be cloned where that is possible, or 0."""
 
     path: str
     layout: Layout
@@ -79,6 +79,7 @@ def publish(
     regular = [_is_regular(path) for path in paths]
     if twice := [path for path, count in Counter(itertools.compress(paths, regular)).items() if count > 1]:
         raise OutputError("is the name of two outputs", file=twice[0], advice="give each its own")
+    files = [replace(file, align=_shared(file, path)) for path, file in zip(paths, files, strict=True)]
     _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     directories = _Directories()
     staged: list[_Staged] = []
@@ -98,6 +99,12 @@ def publish(
             for output in staged:
                 output.close()
             directories.close()
+
+
+def _shared(file: File, path: str) -> int:
+    """The size of the blocks that a file will share with its sources, 0 where it cannot."""
+    can = file.align and transfer.shares_blocks(file.layout.sources, os.path.dirname(path), file.align)
+    return file.align if can else 0
 
 
 def is_stdout(path: str) -> bool:

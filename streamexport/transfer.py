@@ -76,28 +76,28 @@ def stream(layout: Layout, descriptor: int, progress: Progress = lambda _: None)
         source.check()
 
 
-def clone_alignment(sources: Iterable[Source], directory: str) -> int:
-    """The block size at which files in `directory` can share blocks with all of the sources; 0 if they cannot.
+def shares_blocks(sources: Iterable[Source], directory: str, align: int) -> bool:
+    """Whether files in `directory` can share blocks of `align` bytes with all of the sources.
 
     Tried, with a nameless file, on the first block of each source: file systems do not say.
     """
     flags = getattr(os, "O_TMPFILE", None)
     if flags is None:
-        return 0
+        return False
     try:
         target = os.open(directory, flags | os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return False
     try:
-        block = os.fstatvfs(target).f_bsize
         for source in sources:
             descriptor = source.fileno()
-            if descriptor is None or source.size < block:
-                return 0
-            _clone(target, 0, descriptor, 0, block)
-        return block
+            if descriptor is None:
+                return False
+            if source.size >= align:
+                _clone(target, 0, descriptor, 0, align)
+        return True
     except OSError:
-        return 0
+        return False
     finally:
         os.close(target)
 

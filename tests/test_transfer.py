@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
+from conftest import assert_refused, run_cli
 
+import streamexport
 from streamexport import files, transfer
 from streamexport.errors import OutputError, SourceChangedError
 from streamexport.extents import Extent, Layout, Literal
@@ -280,20 +287,64 @@ def _has(program: str) -> bool:
     return any(os.access(Path(directory, program), os.X_OK) for directory in os.get_exec_path())
 
 
+def taken_by(disk: Path, work: Callable[[], object]) -> int:
+    """Bytes of new blocks."""
+    before = os.statvfs(disk).f_bfree
+    work()
+    os.sync()
+    return (before - os.statvfs(disk).f_bfree) * os.statvfs(disk).f_frsize
+
+
 def test_extents_whose_offsets_agree_are_cloned(sharing_disk):
     data = np.random.default_rng(0).bytes(SIZE)
     (sharing_disk / "source").write_bytes(data)
     os.sync()
-    source = LocalFile.at(sharing_disk / "source")
-    align = transfer.clone_alignment([source], str(sharing_disk))
-    assert align in (512, 1024, 2048, 4096)
+    source, align = LocalFile.at(sharing_disk / "source"), 4096
     layout = Layout.of([Literal(bytes(align + 5)), Extent(source, 5, SIZE - 10), Literal(b"end")])
-    before = os.statvfs(sharing_disk).f_bfree
-    publish([File(str(sharing_disk / "out"), layout, align)])
-    os.sync()
-    taken = (before - os.statvfs(sharing_disk).f_bfree) * os.statvfs(sharing_disk).f_frsize
+    taken = taken_by(sharing_disk, lambda: publish([File(str(sharing_disk / "out"), layout, align)]))
     assert (sharing_disk / "out").read_bytes() == bytes(align + 5) + data[5:-5] + b"end"
     assert taken < SIZE // 10
+
+
+@pytest.mark.parametrize("align", [0, 4096])
+def test_the_same_bytes_are_written_wherever_and_blocks_are_shared_only_where_it_was_asked_for(
+    tmp_path, sharing_disk, checkpoint, align
+):
+    shutil.copy(checkpoint("resnet18"), sharing_disk / "c.pth")
+    shutil.copy(checkpoint("resnet18"), tmp_path / "c.pth")
+    os.sync()
+
+    def convert(disk: Path) -> None:
+        streamexport.convert([disk / "c.pth"], disk / "m.caffemodel", align=align)
+
+    convert(tmp_path)
+    taken = taken_by(sharing_disk, lambda: convert(sharing_disk))
+    for name in ("m.caffemodel", "m.prototxt"):
+        assert (sharing_disk / name).read_bytes() == (tmp_path / name).read_bytes()
+    size = (tmp_path / "m.caffemodel").stat().st_size
+    assert taken < size // 20 if align else taken >= size
+    assert run_cli("verify", sharing_disk / "c.pth", sharing_disk / "m.caffemodel").returncode == 0
+
+
+def test_a_sharded_set_shares_its_blocks(sharing_disk, checkpoint):
+    """The index, which is smaller than a block, holds nothing that could be shared."""
+    tensors = {
+        name: tensor for name, tensor in torch.load(checkpoint("resnet18")).items() if tensor.is_floating_point()
+    }
+    safetensors.torch.save_file(tensors, sharing_disk / "s.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "s.safetensors")}
+    (sharing_disk / "s.index.json").write_text(json.dumps(index))
+    os.sync()
+    inputs, out = [sharing_disk / "s.index.json"], sharing_disk / "m.caffemodel"
+    taken = taken_by(sharing_disk, lambda: streamexport.convert(inputs, out, align=4096))
+    assert taken < out.stat().st_size // 20
+
+
+@pytest.mark.parametrize("where", ["m.h5", "m.caffemodel --max-file-size 20MB", "m.caffemodel --format linked"])
+def test_what_cannot_be_aligned_is_refused(tmp_path, checkpoint, where):
+    line = assert_refused("convert", checkpoint("resnet18"), "--align", 4096, "-o", *where.split(), cwd=tmp_path)
+    assert "only a caffemodel in one file can be aligned; leave out --align" in line
+    assert left_in(tmp_path) == []
 
 
 def test_what_cannot_be_cloned_is_copied(tmp_path, layout, content):

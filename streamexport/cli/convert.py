@@ -43,7 +43,13 @@ def register(commands: Any) -> None:
         type=arguments.size,
         help="cut into files of at most SIZE: bytes, 512MiB, or `caffe` for what stock Caffe loads",
     )
-    parser.add_argument("--no-clone", dest="clone", action="store_false", help="copy even where blocks could be shared")
+    parser.add_argument(
+        "--align",
+        metavar="BYTES",
+        type=arguments.size,
+        default=0,
+        help="pad a caffemodel so that XFS and btrfs can share its blocks, of so many bytes, with the checkpoint: 4096",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and who can load it")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     parser.set_defaults(run=run)
@@ -59,7 +65,8 @@ def run(given: argparse.Namespace) -> int:
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
     if given.dry_run:
-        _print_plan(plan(given.inputs, output, options, form=given.format, max_file_size=given.max_file_size))
+        size, align = given.max_file_size, given.align
+        _print_plan(plan(given.inputs, output, options, form=given.format, max_file_size=size, align=align))
         return 0
     if given.save_root:
         os.makedirs(given.save_root, exist_ok=True)
@@ -73,7 +80,7 @@ def run(given: argparse.Namespace) -> int:
             form=given.format,
             prototxt=given.prototxt,
             max_file_size=given.max_file_size,
-            clone=given.clone,
+            align=given.align,
             progress=progress,
         )
     given.is_done = True  # should somebody interrupt what is still to be said
