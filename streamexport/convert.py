@@ -25,7 +25,7 @@ from .nets import modules
 from .nets.fitting import Bound, listed
 from .nets.graph import Net
 from .passes import dialects, folding, naming, precision
-from .readers import is_model, open_checkpoints, open_model, open_models
+from .readers import is_model, open_checkpoints, open_model, open_models, split
 from .sources.local import LocalFile
 from .transfer import Progress
 from .writers import format_of
@@ -200,7 +200,8 @@ def plan(
 
     Parameters
     ----------
-    inputs : checkpoints that together hold one state dict, or Caffe models that are parts of one
+    inputs : checkpoints that together hold one state dict, or Caffe models that are parts of one, with the checkpoints that
+        they are linked to
     output : the model file to be, whose parts are numbered after its stem; or a directory, for files called like the net
     options : what to make; for Caffe models only `dtype`, None to leave it as it is
     form : caffemodel, hdf5 or linked; by default what the output's suffix says, and in a directory hdf5 where stock Caffe
@@ -209,17 +210,14 @@ def plan(
     align : pad a caffemodel so that offsets of large blobs agree with the checkpoint's modulo so many bytes: file systems
         that share blocks of that size then clone them
     """
-    are_models = {is_model(path) for path in inputs}
-    if are_models == {True}:
+    if any(is_model(path) for path in inputs):
         net, sources = _transcoded(inputs, options)
         record, text = net.record, None
-    elif are_models == {False}:
+    else:
         bound = bind(inputs, options)
         net, sources = bound.net, bound.sources
         record = _record(net, options, sources, align)
         text = _text(net, options, sources, record)
-    else:
-        raise NetError("checkpoints and Caffe models cannot be parts of one model")
     path = os.fspath(output)
     if not path:
         raise OutputError("the output has no name")
@@ -303,6 +301,9 @@ def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[So
     if options != Options(dtype=options.dtype):
         raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
     net = open_models(models)
+    files, checkpoints = split(models)
+    if checkpoints and {source.name for source in net.sources} <= set(files):
+        raise NetError("checkpoints and Caffe models cannot be parts of one model", advice="unless one is linked to it")
     if options.dtype is not None:
         net = precision.store(net, options.dtype)
         made_with = recorded(net.record)
@@ -411,7 +412,7 @@ def _older_parts(made: Plan) -> Iterator[str]:
     """Parts of an older run that would stand among those of this one. OutputError for what is only called like them."""
     for path in outputs.older_parts(made.path, len(made.parts)):
         try:
-            is_ours = bool(identity.read(open_model(path).record))
+            is_ours = bool(identity.read(open_model(path, sources=None).record))
         except Error:
             is_ours = False
         if not is_ours:

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING
 from .caffe import worker
 from .caffe.prototxt import read_prototxt
 from .errors import EngineError, FormatError, NetError, reason
+from .readers import split
 
 if TYPE_CHECKING:
     import subprocess
@@ -75,7 +76,7 @@ def open_engine(
     ----------
     name : "stream", "caffe" or "opencv"
     prototxt : a net with one input blob
-    models : all parts of one model
+    models : all parts of one model, and the checkpoint if it is linked to one
     blobs : what is wanted of the net, by the names that the prototxt has for it
     caffe_python : an interpreter in which Caffe can be imported; by default what STREAMEXPORT_CAFFE_PYTHON names, or the
         one that runs this
@@ -117,7 +118,7 @@ def _check_models(task: _Task) -> None:
     from .caffe.semantics import infer
     from .forward import check_parameters, parameters
 
-    held = parameters(task.models, task.prototxt)
+    held = parameters(task.models, task.prototxt)  # in any case: Caffe follows links, wherever they lead
     try:
         steps = infer(read_prototxt(task.prototxt, strict=True))
     except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
@@ -136,7 +137,8 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise EngineError("OpenCV is not installed", advice=advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise EngineError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
-    (model,) = task.models if len(task.models) == 1 else _refuse_parts(task.models)
+    files = split(task.models)[0]
+    (model,) = files if len(files) == 1 else _refuse_parts(files)
     if _is_hdf5(model):
         raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
@@ -218,7 +220,7 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
 
     python = python or os.environ.get(CAFFE_PYTHON) or _own_caffe()
     _check_models(task)
-    command = [python, worker.__file__, task.prototxt, task.input, *task.models]
+    command = [python, worker.__file__, task.prototxt, task.input, *split(task.models)[0]]
     with tempfile.TemporaryFile() as log:
         quiet = {**os.environ, "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}  # errors, on standard error
         try:

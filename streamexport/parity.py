@@ -103,7 +103,7 @@ def parity(
     """
     import numpy as np
 
-    options = options or made_with(open_models(models), models[0])
+    options = options or made_with(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
@@ -114,7 +114,7 @@ def parity(
     if not asked:
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
     description = outputs.description(os.fspath(models[0])) if prototxt is None else os.fspath(prototxt)
-    files = [os.fspath(path) for path in models]
+    files = [os.fspath(path) for path in (*models, *checkpoints)]
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
     for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):

@@ -59,7 +59,7 @@ def verify(
         it twice
     Error : a file cannot be read, see `errors`
     """
-    model = open_models(models)
+    model = open_models(models, checkpoints)
     options = options or made_with(model, models[0])
     bound = bound or bind(checkpoints, options)
     found = {layer.name: layer for layer in sorted(model.layers, key=lambda layer: bool(layer.blobs))}

@@ -39,11 +39,11 @@ def datasets(path) -> dict[str, np.ndarray]:
     return found
 
 
-def blobs(path) -> dict[str, np.ndarray]:
-    """Every blob as our reader of models finds it, under its dataset's name."""
+def blobs(path, *sources) -> dict[str, np.ndarray]:
+    """Every blob as our reader of models finds it, under its dataset's name; `sources`: what the model is linked to."""
     return {
         f"{layer.name}/{index}": np.frombuffer(rendered(blob.values), blob.dtype.code).reshape(blob.shape)
-        for layer in open_model(path).layers
+        for layer in open_model(path, sources).layers
         for index, blob in enumerate(layer.blobs)
     }
 
@@ -63,7 +63,7 @@ def test_h5py_finds_every_blob_where_caffe_looks_for_it(tmp_path, checkpoint, fo
     convert(path, "-o", out, "--format", form)
     convert(path, "-o", tmp_path / "m.caffemodel")
     assert_equal(datasets(out), blobs(tmp_path / "m.caffemodel"))
-    assert_equal(datasets(out), blobs(out))
+    assert_equal(datasets(out), blobs(out, path))
     assert (tmp_path / "m.prototxt").exists()
     assert (out.stat().st_size < 200_000) == (form == "linked")
     assert run_cli("verify", path, out).returncode == 0
@@ -106,7 +106,7 @@ def test_links_are_absolute(tmp_path, checkpoint):
     done = run_cli("convert", "c.pth", "-o", "m.h5", "--format", "linked", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "has to stay where and as it is" in done.stderr
-    assert_equal(datasets(tmp_path / "m.h5"), blobs(tmp_path / "m.h5"))
+    assert_equal(datasets(tmp_path / "m.h5"), blobs(tmp_path / "m.h5", tmp_path / "c.pth"))
 
 
 @pytest.mark.parametrize("change", ["moved", "shortened", "touched"])

@@ -28,7 +28,7 @@ from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
 from streamexport.readers import open_model
 from streamexport.readers.caffemodel import Unpacked
-from streamexport.readers.hdf5 import Through
+from streamexport.readers.chunks import Chunked
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored, Strided, Tensor
 from streamexport.writers import layouts
@@ -122,11 +122,11 @@ def unpacked(tmp_path) -> Made:
     return Unpacked(stored(tmp_path, np.frombuffer(tagged, "u1")).values, FLOAT32), values.tobytes()
 
 
-def through(tmp_path, values: np.ndarray, **how: object) -> Made:
+def dataset(tmp_path, values: np.ndarray, **how: object) -> Made:
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file.create_dataset("data/layer/0", data=values, **how)
     blob = open_model(tmp_path / "m.h5").layers[0].blobs[0]
-    assert isinstance(blob.values, Through)
+    assert isinstance(blob.values, Chunked)
     return blob.values, values.astype(blob.dtype.code).tobytes()
 
 
@@ -170,8 +170,8 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "FoldedBias": (folding.FoldedBias, folded_bias),
     "InputChannels": (folding.InputChannels, input_channels),
     "Unpacked": (Unpacked, unpacked),
-    "Through, chunked": (Through, lambda tmp: through(tmp, normal(37, 50), chunks=(8, 9), compression="gzip")),
-    "Through, big-endian": (Through, lambda tmp: through(tmp, normal(37, 5, dtype=">f8"))),
+    "Chunked": (Chunked, lambda tmp: dataset(tmp, normal(37, 50), chunks=(8, 9), compression="gzip")),
+    "Chunked, big-endian": (Chunked, lambda tmp: dataset(tmp, normal(37, 5, dtype=">f8"))),
 }
 """Of each kind one or several: what it is, and what makes one."""
 
@@ -293,8 +293,8 @@ def test_a_pickled_plan_is_the_same_file_and_so_is_its_net_laid_out_again(tmp_pa
     assert (sent.path, sent.prototxt, sent.notes) == (plan.path, plan.prototxt, plan.notes)
 
 
-def test_the_library_is_not_given_another_file_that_took_the_name_of_the_one_that_was_read(tmp_path):
-    piece, _ = through(tmp_path, normal(37, 50), chunks=(8, 9))
+def test_no_other_file_is_read_that_took_the_name_of_the_one_that_was_read(tmp_path):
+    piece, _ = dataset(tmp_path, normal(37, 50), chunks=(8, 9))
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_dataset("data/layer/0", data=np.zeros((37, 50), "<f4"), chunks=(8, 9))
     (tmp_path / "other.h5").rename(tmp_path / "m.h5")

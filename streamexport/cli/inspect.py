@@ -70,6 +70,8 @@ def run(given: argparse.Namespace) -> int:
         print(
             f"{one_line(described['name'])}: {arguments.plural(len(rows), 'layer')}, {described['bytes']} bytes of blobs"
         )
+        for path in described["linked_to"]:
+            print(one_line(f"linked to {path}"))
     else:
         tensors = described["tensors"]
         rows = [(t["name"], t["dtype"], _dims(t["shape"]), t["layout"], str(t["bytes"])) for t in tensors]
@@ -109,7 +111,11 @@ def _count(given: argparse.Namespace) -> int:
 def _described(given: argparse.Namespace) -> dict[str, Any]:
     if is_prototxt(given.file):
         return _prototxt(given.file)
-    return _model(open_model(given.file)) if is_model(given.file) else _weights(open_weights(given.file, given.key))
+    return (
+        _model(open_model(given.file, sources=None), given.file)
+        if is_model(given.file)
+        else _weights(open_weights(given.file, given.key))
+    )
 
 
 def _weights(weights: Weights) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def _origin(described: dict[str, Any]) -> str:
     return one_line(described["format"] + (f", {kind}{key}{of}" if key or of else ""))
 
 
-def _model(net: Net) -> dict[str, Any]:
+def _model(net: Net, file: str) -> dict[str, Any]:
     layers = [
         {
             "name": layer.name,
@@ -151,8 +157,14 @@ def _model(net: Net) -> dict[str, Any]:
         for layer in net.layers
     ]
     options = recorded(net.record)
-    made_with = asdict(options) if options else None
-    return {"format": "caffemodel", "name": net.name, "bytes": net.payload, "options": made_with, "layers": layers}
+    return {
+        "format": "caffemodel",
+        "name": net.name,
+        "bytes": net.payload,
+        "linked_to": [source.name for source in net.sources if source.name != file],
+        "options": asdict(options) if options else None,
+        "layers": layers,
+    }
 
 
 def _prototxt(file: str) -> dict[str, Any]:

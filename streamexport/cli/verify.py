@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     if len(given.files) < 2:
         given.misused("a checkpoint and a model are required")
     checkpoints, models = _told_apart(given.files)
-    model = open_model(models[0])
+    model = open_model(models[0], checkpoints)
     record = recorded(model.record)
     options = arguments.chosen(given, record)
     if "net" not in vars(given) and (record is not None or options == Options()):

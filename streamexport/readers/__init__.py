@@ -114,10 +114,21 @@ def open_checkpoints(
     return replace(first, tensors=tensors, sources=sources, unread=unread)
 
 
-def open_model(path: str | os.PathLike[str]) -> Net:
+def open_model(path: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]] | None = ()) -> Net:
     """Opens a Caffe model, a binary caffemodel or HDF5, as a `Net`: parameters unread, blobs as extents.
 
-    Reads headers only. Raises SourceError, and FormatError where the file is something else or malformed.
+    Reads headers only.
+
+    Parameters
+    ----------
+    path : the file
+    sources : the checkpoints that a linked model may point into; None to list one without: it is not followed then, and
+        cannot be rendered
+
+    Raises
+    ------
+    SourceError : it cannot be read, or lies in a checkpoint that is not among the sources
+    FormatError : it is something else, or malformed
     """
     source = LocalFile.at(path)
     head = _head(source)
@@ -125,22 +136,24 @@ def open_model(path: str | os.PathLike[str]) -> Net:
         raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
     strangers.refuse(head, source.name)
     if hdf5.recognises(head):
-        return hdf5.read(source)
+        return hdf5.read(source, None if sources is None else list(_files(sources)))
     if caffemodel.recognises(head):
         return caffemodel.read(source)
     raise FormatError("is neither a binary caffemodel nor HDF5", file=source.name, offset=0)
 
 
-def open_models(paths: Sequence[str | os.PathLike[str]]) -> Net:
+def open_models(paths: Sequence[str | os.PathLike[str]], sources: Sequence[str | os.PathLike[str]] = ()) -> Net:
     """The net whose parts the model files are; an empty one where there are none.
 
-    A file's layers stay as they are, also where several have one name or none; those of several files are matched by name.
-    Raises NetError if they are parts of several runs, or a layer with blobs stands in two files; and what `open_model` raises.
+    Linked models may point into the sources, and into checkpoints that are named among the models. A file's layers stay as
+    they are, also where several have one name or none; those of several files are matched by name. Raises NetError if they
+    are parts of several runs, or a layer with blobs stands in two files; and what `open_model` raises.
     """
     layers: list[Layer] = []
-    opened = [open_model(path) for path in paths]
-    _refuse_mixture(opened, paths)
-    for net, path in zip(opened, paths, strict=True):
+    models, checkpoints = split(paths)
+    opened = [open_model(path, (*checkpoints, *sources)) for path in models]
+    _refuse_mixture(opened, models)
+    for net, path in zip(opened, models, strict=True):
         known = {layer.name: index for index, layer in enumerate(layers) if layer.name}
         for layer in net.layers:
             index = known.get(layer.name)
@@ -162,6 +175,23 @@ def _refuse_mixture(opened: Sequence[Net], paths: Sequence[str | os.PathLike[str
         if net.record != opened[0].record and b'"limit"' in net.record + opened[0].record:
             what = f"is of another run than {os.fspath(paths[0])}, or of another model"
             raise NetError(what, file=os.fspath(path), advice="give the parts of one run, or convert again")
+
+
+def split(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[str]]:
+    """Models, and the checkpoints that are named beside them; what is neither, or alone, counts as a model."""
+    names = [os.fspath(path) for path in paths]
+    checkpoints = [name for name in names if _is_checkpoint(_head(LocalFile.at(name)))] if len(names) > 1 else []
+    models = [name for name in names if name not in checkpoints]
+    return (models, checkpoints) if models else (names, [])
+
+
+def _files(checkpoints: Sequence[str | os.PathLike[str]]) -> Iterator[Source]:
+    """The files of checkpoints: those that are named, and the shards of an index."""
+    for path in checkpoints:
+        source = LocalFile.at(path)
+        yield source
+        if source.size and _head(source).lstrip()[:1] == b"{":
+            yield from open_weights(path).sources
 
 
 def is_model(path: str | os.PathLike[str]) -> bool:

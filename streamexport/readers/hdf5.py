@@ -1,83 +1,132 @@
-"""Caffe's HDF5 models: a dataset for each blob, `/data/<layer>/<index>`. h5py reads the metadata.
+"""Caffe's HDF5 models: a dataset for each blob, `/data/<layer>/<index>`.
 
-A contiguous little-endian dataset of floating-point numbers lies in the file, or with external storage in another one, as
-a plain extent. Chunked, compressed and big-endian ones are read through the library, range by range. Types of layers and
-their order are known where streamexport wrote the file (see `writers/hdf5.py`); in others layers stand in the order of
-their names.
+Foreign files are never opened with the HDF5 library in this process: a worker that may take little time and memory
+(`hdf5_worker`) says where each dataset's bytes lie, and they are read here. A contiguous little-endian dataset of
+floating-point numbers is a plain extent; others are computed. Types of layers and their order are known where
+streamexport wrote the file (see `writers/hdf5.py`); in others layers stand in the order of their names.
 
-The library reads what is missing from an external file as zeros, without a word, so links are checked here: a linked model
-says in the root attribute `streamexport_sources` what its sources were, and they have to be that still.
+Nothing outside the file is followed, with one exception: datasets of a linked model lie in checkpoints, which it lists with
+size and modification time in the root attribute `streamexport_sources`. They are read if the caller names the same files,
+and these are what they were. (Caffe asks nobody, and reads what is missing from an external file as zeros, without a word.)
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from math import prod
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
-from ..errors import FormatError, SourceError
-from ..extents import Extent, Layout, Piece, Source
-from ..nets.graph import Blob, Layer, Net
+from ..errors import Error, FormatError, SourceError, TruncatedError
+from ..extents import Extent, Layout, Literal, Piece, Source
+from ..nets.graph import LARGEST, Blob, Layer, Net
 from ..sources.local import LocalFile
-from ..tensors import FLOAT16, FLOAT32, FLOAT64, Computed, DType, boxes
-
-if TYPE_CHECKING:
-    from ..tensors import Array
+from ..tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored
+from . import hdf5_worker
+from .chunks import LITTLE, PLACE, Chunked, Chunks
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+MOST_LAYERS = 100_000
+MOST_COMPACT = 64 << 20
+"""Bytes that datasets inside object headers may have in all: they are held."""
+WAIT = 120
+"""Seconds until a worker is given up that neither ends nor takes its processor time: a disk that hangs."""
+
+Row = dict[str, Any]
 
 
 def recognises(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def read(source: Source) -> Net:
-    import h5py
+def read(source: Source, linkable: Sequence[Source] | None) -> Net:
+    """The model in a file.
 
-    try:
-        with h5py.File(source.name, "r") as file:
-            return _Reader(source, file).net()
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, (FormatError, SourceError)):
-            raise
-        raise FormatError(f"malformed HDF5: {error}", file=source.name) from error
+    Parameters
+    ----------
+    linkable : the checkpoints that its datasets may lie in; None to list them without: such blobs cannot be rendered
+    """
+    return _Reader(source, linkable).net()
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Bytes in a file that the caller did not name, and that is not opened therefore."""
+
+    source: Source
+    size: int
+    model: str
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (self.source,)
+
+    def render(self, start: int, stop: int, into: memoryview) -> None:
+        raise _unnamed(self.model, self.source.name)
+
+
+def _unnamed(model: str, path: str, tensor: str | None = None) -> SourceError:
+    what = f"lies in {path}, and only files that are named are read"
+    return SourceError(what, file=model, tensor=tensor, advice=f"name both: {model} {path}")
 
 
 class _Reader:
-    def __init__(self, source: Source, file: Any) -> None:
-        self.source, self.file, self.library = source, file, _Library(source)
+    def __init__(self, source: Source, linkable: Sequence[Source] | None) -> None:
+        self.source, self.compact = source, 0
+        self.named = None if linkable is None else {os.path.realpath(named.name): named for named in linkable}
 
     def net(self) -> Net:
-        import h5py
+        with closing(worker_rows(self.source)) as rows:
+            return self.judged(rows)
 
-        data = self.file.get("data")
-        if not isinstance(data, h5py.Group):
-            raise FormatError("is HDF5, but no Caffe model (it has no group /data)", file=self.source.name)
-        self.linked = {source.name: source for source in self.sources()}
-        groups = [(name, data.get(name)) for name in data]
-        for name, group in groups:
-            if not isinstance(group, h5py.Group):
-                raise FormatError("is not a group of blobs", file=self.source.name, tensor=f"layer {name}")
-        groups.sort(key=lambda named: int(named[1].attrs.get("position", 0)))
-        layers = tuple(self.layer(name, group) for name, group in groups)
-        return Net("", layers, record=self.attribute("streamexport"))
+    def judged(self, rows: Iterator[Row]) -> Net:
+        root = next(rows)
+        self.recorded = self.sources(_attribute(root, "streamexport_sources", str, "", self.fail))
+        record = _attribute(root, "streamexport", str, "", self.fail).encode("utf-8", "surrogateescape")
+        if "outside" in root:
+            self.fail_outside(root, "the group /data")
+        if "problem" in root:
+            self.fail("is HDF5, but no Caffe model (it has no group /data)")
+        placed: list[tuple[int, Layer]] = []
+        row: Row | None = next(rows, None)
+        while row is not None:
+            head, blobs, row = self.checked(row), list[Row](), next(rows, None)
+            while row is not None and "blob" in row:
+                blobs.append(row)
+                row = next(rows, None)
+            position = _attribute(head, "position", int, 0, self.fail)
+            placed.append((position, self.layer(head, blobs)))
+            if len(placed) > MOST_LAYERS:
+                self.fail(f"has more than {MOST_LAYERS} layers")
+        placed.sort(key=lambda pair: pair[0])
+        return Net("", tuple(layer for _, layer in placed), record=record)
 
-    def attribute(self, name: str) -> bytes:
-        """A text attribute of the root, b"" if there is none."""
-        value = self.file.attrs.get(name, b"")
-        return value.encode() if isinstance(value, str) else bytes(value)
+    def checked(self, row: Row) -> Row:
+        where = f"layer {row['layer']}"
+        if "outside" in row:
+            self.fail_outside(row, where)
+        if "problem" in row:
+            self.fail(f"is not a group of blobs: it {row['problem']}", where)
+        return row
 
-    def sources(self) -> list[LocalFile]:
-        """What a linked model's datasets point into, each found to be what it was."""
+    def sources(self, text: str) -> list[LocalFile]:
+        """What a linked model says that it is linked to, each found to be what it was. None of them is opened."""
         try:
-            described = json.loads(self.attribute("streamexport_sources") or b"[]")
+            described = json.loads(text or "[]")
             recorded = [LocalFile(str(d["path"]), int(d["size"]), int(d["mtime_ns"])) for d in described]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FormatError("its streamexport_sources are malformed", file=self.source.name) from error
         for source in recorded:
-            if LocalFile.at(source.name) != source:
+            if (found := LocalFile.at(source.name)).size != source.size or found.mtime_ns != source.mtime_ns:
                 raise SourceError(
                     "changed since a model was linked to it (size or modification time differ)",
                     file=source.name,
@@ -85,111 +134,164 @@ class _Reader:
                 )
         return recorded
 
-    def layer(self, name: str, group: Any) -> Layer:
-        if sorted(group) != sorted(map(str, range(len(group)))):
-            odd = next(key for key in group if key not in set(map(str, range(len(group)))))
-            raise FormatError(f"has a member {odd!r} that is no blob", file=self.source.name, tensor=f"layer {name}")
-        blobs = tuple(self.blob(group, str(index), f"layer {name}, blob {index}") for index in range(len(group)))
-        kind = group.attrs.get("type", "")
-        return Layer(name, kind if isinstance(kind, str) else kind.decode(), (), (), blobs=blobs)
+    def layer(self, row: Row, blobs: Sequence[Row]) -> Layer:
+        name, where = row["layer"], f"layer {row['layer']}"
+        by_index = {blob["blob"]: blob for blob in blobs}
+        indices = [str(index) for index in range(len(blobs))]
+        if odd := sorted(by_index.keys() - set(indices)):
+            self.fail(f"has a member {odd[0]!r} that is no blob", where)
+        kind = _attribute(row, "type", str, "", lambda what: self.fail(what, where))
+        made = (self.blob(by_index[index], f"{where}, blob {index}") for index in indices)
+        return Layer(name, kind, (), (), blobs=tuple(made))
 
-    def blob(self, group: Any, index: str, where: str) -> Blob:
-        import h5py
+    def blob(self, row: Row, where: str) -> Blob:
+        if "outside" in row:
+            self.fail_outside(row, where)
+        if "problem" in row:
+            self.fail(f"is a link to nowhere, or no dataset: it {row['problem']}", where)
+        found = _stored(row["type"])
+        if found is None or row["shape"] is None:
+            kind = row["type"] if isinstance(row["type"], str) else f"an odd float of {row['type'][0]} bytes"
+            self.fail(f"has dtype {kind}, Caffe's blobs are floating point", where)
+        shape, (dtype, order) = tuple(row["shape"]), found
+        if prod(shape) > LARGEST:
+            self.fail(f"has {prod(shape)} elements, Caffe's blobs hold {LARGEST}", where)
+        values = self.values(row["storage"], dtype, order, shape, where) if prod(shape) else Layout(())
+        if dtype is not BFLOAT16:
+            return Blob(shape, values, dtype)
+        elements = values if isinstance(values, Computed) else Stored(values, dtype, where)
+        return Blob(shape, Cast(elements, FLOAT32), FLOAT32)
 
-        dataset = group.get(index)
-        if not isinstance(dataset, h5py.Dataset):
-            raise FormatError("is a link to nowhere, or no dataset", file=self.source.name, tensor=where)
-        dtype = {("f", 4): FLOAT32, ("f", 2): FLOAT16, ("f", 8): FLOAT64}.get(
-            (dataset.dtype.kind, dataset.dtype.itemsize)
-        )
-        if dtype is None or dataset.shape is None:
-            what = f"has dtype {dataset.dtype}, Caffe's blobs are floating point"
-            raise FormatError(what, file=self.source.name, tensor=where)
-        return Blob(dataset.shape, self.values(dataset, dtype, where), dtype)
+    def values(self, storage: Row, dtype: DType, order: str, shape: tuple[int, ...], where: str) -> Piece:
+        """A dataset's elements, little-endian."""
+        size = prod(shape) * dtype.itemsize
+        if "virtual" in storage:
+            what = (
+                f"is a virtual dataset, made of others in {storage['virtual'][0] if storage['virtual'] else 'no file'}"
+            )
+            self.fail(what, where, advice="copy it with h5repack: only what lies in the file itself is read")
+        if "external" in storage:
+            if order != LITTLE:
+                self.fail("is big-endian and lies in another file", where)
+            return Layout.of(self.external(storage["external"], size, where))
+        if "compact" in storage:
+            return self.compacted(base64.b64decode(storage["compact"]), dtype, order, size, where)
+        if "chunk" in storage:
+            if storage["table"] is None:
+                self.fail(f"has too many chunks, more than {hdf5_worker.MOST_CHUNKS} in the file", where)
+            chunks = Chunks(tuple(storage["chunk"]), base64.b64decode(storage["table"]), tuple(storage["filters"]))
+        elif storage["offset"] is None:  # nobody wrote it
+            chunks = Chunks(shape, PLACE.pack(0, 0, 0))
+        else:
+            if storage["size"] != size:
+                self.fail(f"has {storage['size']} bytes, its shape needs {size}", where)
+            offset = storage["offset"]
+            if offset + size > self.source.size:
+                what = "reaches beyond the end of the file"
+                raise TruncatedError(what, file=self.source.name, tensor=where, offset=offset)
+            if order == LITTLE:
+                return Extent(self.source, offset, size)
+            chunks = Chunks(shape, PLACE.pack(offset, size, 0))
+        fill = storage.get("fill", 0.0)
+        if dtype is BFLOAT16:  # whose elements are the upper bits of float32
+            fill = struct.unpack("<I", struct.pack("<f", fill))[0] >> 16
+        return Chunked(self.source, where, dtype, order, shape, chunks, fill)
 
-    def values(self, dataset: Any, dtype: DType, where: str) -> Piece:
-        import h5py
-
-        creation = dataset.id.get_create_plist()
-        size = dataset.size * dtype.itemsize
-        if not size:
-            return Layout(())
-        if creation.get_external_count():
-            return Layout.of(self.external(creation, size, where))
-        offset = dataset.id.get_offset()
-        if creation.get_layout() != h5py.h5d.CONTIGUOUS or dataset.dtype.byteorder == ">" or offset is None:
-            return Through(self.library, dataset.name, dataset.shape, dtype)
-        if offset + size > self.source.size:
-            raise FormatError("reaches beyond the end of the file", file=self.source.name, tensor=where, offset=offset)
-        return Extent(self.source, offset, size)
-
-    def external(self, creation: Any, size: int, where: str) -> list[Piece]:
-        parts: list[Piece] = []
-        for number in range(creation.get_external_count()):
-            name, offset, length = creation.get_external(number)
-            source = self.linked.get(os.fsdecode(name))
-            if source is None:
-                raise FormatError(
-                    f"points into {os.fsdecode(name)}, which the model does not list among its sources",
-                    file=self.source.name,
-                    tensor=where,
-                    advice="only files that streamexport linked are followed",
-                )
-            if offset + length > source.size:
-                raise FormatError(f"points beyond the end of {source.name}", file=self.source.name, tensor=where)
-            parts.append(Extent(source, offset, length))
-        if sum(part.size for part in parts) != size:
-            raise FormatError("points to fewer or more bytes than it has", file=self.source.name, tensor=where)
-        return parts
-
-
-class _Library:
-    """A file as the library opens it: when the first range of it is rendered, anew after pickling or copying."""
-
-    opening = Lock()
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.opened: Any = None
-
-    def __reduce__(self) -> tuple[type[_Library], tuple[Source]]:
-        return _Library, (self.source,)
-
-    def dataset(self, name: str) -> Any:
-        import h5py
-
-        with self.opening:
-            if self.opened is None:
-                opened = h5py.File(self.source.name, "r")
-                self.source.check()  # the name could stand for another file by now
-                self.opened = opened
-        return self.opened[name]
-
-
-class Through(Computed):
-    """A dataset that only the library can read: chunked, compressed or big-endian."""
-
-    def __init__(self, library: _Library, name: str, shape: tuple[int, ...], dtype: DType) -> None:
-        self.library, self.name, self.shape, self.dtype, self.count = library, name, shape, dtype, prod(shape)
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return (self.library.source,)
-
-    def elements(self, first: int, last: int) -> Array:
+    def compacted(self, data: bytes, dtype: DType, order: str, size: int, where: str) -> Literal:
         import numpy as np
 
-        array = np.empty(last - first, self.dtype.code)
-        at = 0
-        for corner, shape in boxes(self.shape, first, last):
-            region = tuple(slice(start, start + length) for start, length in zip(corner, shape, strict=True))
-            try:
-                part = self.library.dataset(self.name)[region]
-            except SourceError:
-                raise
-            except OSError as error:
-                where = self.library.source.name
-                raise SourceError(f"cannot be read: {error}", file=where, tensor=self.name) from error
-            array[at : at + part.size] = part.reshape(-1)
-            at += part.size
-        return array
+        self.compact += len(data)
+        if len(data) != size or self.compact > MOST_COMPACT:
+            self.fail(f"has {len(data)} bytes inside its header, its shape needs {size}", where)
+        return Literal(data if order == LITTLE else np.frombuffer(data, f"u{dtype.itemsize}").byteswap().tobytes())
+
+    def external(self, places: Sequence[tuple[str, int, int]], size: int, where: str) -> list[Piece]:
+        if sum(length for _, _, length in places) != size:
+            self.fail("points to fewer or more bytes than it has", where)
+        return [self.elsewhere(*place, where) for place in places]
+
+    def elsewhere(self, path: str, offset: int, length: int, where: str) -> Piece:
+        """Bytes of a file that the model lists and the caller names."""
+        recorded = next((source for source in self.recorded if source.name == path), None)
+        if recorded is None:
+            what = f"points into {path}, which the model does not list among its sources"
+            self.fail(what, where, advice="only files that streamexport linked are followed, where they are named, too")
+        if self.named is None:
+            return Elsewhere(recorded, length, self.source.name)
+        named = self.named.get(os.path.realpath(path))
+        if named is None:
+            raise _unnamed(self.source.name, path, where)
+        if offset + length > named.size or named.size != recorded.size:
+            self.fail(f"points beyond the end of {named.name}", where)
+        return Extent(named, offset, length)
+
+    def fail_outside(self, row: Row, where: str) -> NoReturn:
+        file, path = row["outside"]
+        advice = "copy what it links to into it: nothing outside a file is followed"
+        self.fail(f"is a link to {path} in another file, {file}", where, advice=advice)
+
+    def fail(self, what: str, tensor: str | None = None, advice: str | None = None) -> NoReturn:
+        raise FormatError(what, file=self.source.name, tensor=tensor, advice=advice)
+
+
+def _attribute(row: Row, name: str, kind: type[Any], default: Any, fail: Any) -> Any:
+    value = row.get(name)
+    if value is None:
+        return default
+    return value if type(value) is kind else fail(f"has an attribute {name!r} of another type")
+
+
+def _stored(facts: Any) -> tuple[DType, str] | None:
+    """The dtype and byte order of an HDF5 type, judged by its fields: numpy takes bfloat16 for float32.
+
+    facts : size, order, (places of sign, exponent, its bits, significand, its bits), bias, whether a leading one is implied
+    """
+    if isinstance(facts, str):
+        return None
+    size, order, fields, bias, is_normal = facts
+    dtype = _FLOATS.get((size, *fields, bias)) if is_normal else None
+    return None if dtype is None else (dtype, order)
+
+
+_FLOATS = {
+    (2, 15, 10, 5, 0, 10, 15): FLOAT16,
+    (2, 15, 7, 8, 0, 7, 127): BFLOAT16,
+    (4, 31, 23, 8, 0, 23, 127): FLOAT32,
+    (8, 63, 52, 11, 0, 52, 1023): FLOAT64,
+}
+
+
+def worker_rows(source: Source) -> Generator[Row, None, None]:
+    """What `hdf5_worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much."""
+    command = [sys.executable, hdf5_worker.__file__, source.name]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    timer = threading.Timer(WAIT, process.kill)
+    timer.start()
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            row: Row = json.loads(line) if line.strip() else {}
+            if "end" in row:
+                return
+            if "missing" in row:
+                raise Error(f"reading HDF5 needs h5py: {row['missing']}", advice="pip install h5py")
+            if "error" in row:
+                raise FormatError(f"malformed HDF5: {row['error']}", file=source.name)
+            if row:
+                yield row
+        words = process.stderr.read().decode(errors="replace").strip().splitlines()
+        raise FormatError(f"malformed HDF5: {_end(process.wait(), words)}", file=source.name)
+    finally:
+        timer.cancel()
+        process.kill()
+        process.communicate()
+
+
+def _end(status: int, words: Sequence[str]) -> str:
+    """How a worker ended that did not say."""
+    if -status in (signal.SIGXCPU, signal.SIGKILL):
+        return f"the HDF5 library takes too long for it (more than {hdf5_worker.SECONDS} s, or than this process may)"
+    if status < 0:
+        return f"the HDF5 library crashes on it ({signal.Signals(-status).name})"
+    return (words or [f"without a word, status {status}"])[-1]
