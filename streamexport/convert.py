@@ -66,7 +66,7 @@ class Options:
     input_order : of the input's channels: rgb or bgr
     fold_input_scale : whether the first convolution takes in the scaling of the input, for pixels 0…255 less their mean
     end : the layer or module to end with, by torch's name; None for the whole net
-    softmax : whether a classifier of a built-in net ends with `prob`
+    softmax : whether outputs that are a softmax stay one
     in_place : whether layers write over their bottoms where they may
     input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
     """
@@ -147,7 +147,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
             error.advice = "; ".join(filter(None, (error.advice, listed([*weights.remarks], 3))))
         raise
     net = bound.net
-    notes = list(net.notes)
+    notes = []
     doubles = sum(tensor.dtype.name == "float64" for tensor in bound.tensors.values())
     if doubles:
         notes.append(f"{doubles} tensors are float64 and rounded to float32")
@@ -167,7 +167,9 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         names=options.names,
     )
     _check_shapes(net)
-    return replace(bound, net=replace(net, notes=tuple(notes)), sources=weights.sources)
+    if len(net.outputs) > 1:
+        notes.insert(0, f"outputs, in torch's order: {', '.join(net.outputs)}")
+    return replace(bound, net=replace(net, notes=(*net.notes, *notes)), sources=weights.sources)
 
 
 def _check_shapes(net: Net) -> None:

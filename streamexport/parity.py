@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING
 
 from . import outputs
@@ -117,7 +118,8 @@ def parity(
     files = [os.fspath(path) for path in (*models, *checkpoints)]
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
-    for part, made in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):
+    for part, blob in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):
+        made = part.finished(blob)
         distances[part] = _distance(made, part.of(exact))
         if distances[part][1] > TOLERANCE[options.dtype]:
             doubtful[part.call] = made
@@ -156,11 +158,12 @@ def _departed(doubted: Sequence[_Part], made: Outputs, exact: Outputs, torchs: C
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A blob, and what it stands for: a call, or one of the module's outputs."""
+    """A blob, and what it stands for: a call, or one of the module's outputs, of which a softmax may have been left out."""
 
     layer: Layer
     blob: str
     call: Call | int
+    left_out: tuple[Layer, ...] = ()
 
     @property
     def name(self) -> str:
@@ -171,6 +174,32 @@ class _Part:
     def of(self, outputs: Outputs) -> Array:
         return outputs.last[self.call] if isinstance(self.call, int) else outputs[self.call]
 
+    def finished(self, made: Array) -> Array:
+        """What the engine made, with the softmax that the net was left without."""
+        import numpy as np
+
+        if not self.left_out or made.size != prod(self.left_out[0].shapes[0]):
+            return made
+        softmax, *moves = self.left_out
+        (shape,) = softmax.shapes
+        places = np.arange(made.size).reshape(shape)  # where each element stands before it is moved
+        for move in moves:
+            places = _moved(move, places)
+        logits = np.empty(made.size)
+        logits[places.reshape(-1)] = made.reshape(-1)
+        axis = softmax.parameters["softmax_param"]["axis"]
+        powers = np.exp(logits.reshape(shape) - logits.reshape(shape).max(axis, keepdims=True))
+        whole: Array = (powers / powers.sum(axis, keepdims=True)).astype(made.dtype)
+        return whole.reshape(-1)[places.reshape(-1)]
+
+
+def _moved(layer: Layer, values: Array) -> Array:
+    """What a layer of `passes.outputs.MOVES` makes of an array."""
+    if layer.type == "Rearrange":
+        parameters = layer.parameters["rearrange_param"]
+        values = values.reshape(parameters["atoms"]).transpose(parameters["order"])
+    return values.reshape(layer.shapes[0])
+
 
 def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
     """What can be compared: of a blob that is written several times, what the last layer leaves in it."""
@@ -180,8 +209,9 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
         for top, layer in writers.items()
         if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
     ]
-    if options.end is None and options.softmax and len(net.outputs) == len(outputs.last):
-        parts += [_Part(writers[top], top, index) for index, top in enumerate(net.outputs)]
+    if options.end is None and len(net.outputs) == len(outputs.last):
+        left_out = net.left_out or [()] * len(net.outputs)
+        parts += [_Part(writers[top], top, index, left_out[index]) for index, top in enumerate(net.outputs)]
     return parts
 
 

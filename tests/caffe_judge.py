@@ -1,8 +1,8 @@
 """Asks Caffe itself what nets compute, in the interpreter that STREAMEXPORT_CAFFE_PYTHON names, where `import caffe` works.
 
 Run as a script it is that interpreter's side: each directory that it is given holds net.prototxt, perhaps net.caffemodel,
-and inputs.npz; it adds tops.npz, all blobs of the net by name. Caffe aborts its process where it refuses a net, so each net
-has a forked process to itself, and there is no tops.npz.
+and inputs.npz; it adds tops.npz, all blobs of the net by name, and outputs.txt, the names of those that `forward` returns.
+Caffe aborts its process where it refuses a net, so each net has a forked process to itself, and there is no tops.npz.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _run(directory: Path) -> None:
     for name, values in np.load(directory / "inputs.npz").items():
         net.blobs[name].reshape(*values.shape)
         net.blobs[name].data[...] = values
-    net.forward()
+    (directory / "outputs.txt").write_text("\n".join(net.forward()))
     np.savez(directory / "part.npz", **{name: blob.data for name, blob in net.blobs.items()})
     (directory / "part.npz").rename(directory / "tops.npz")
 

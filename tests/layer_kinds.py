@@ -386,6 +386,11 @@ def _flatten(net: Bench, x: Held) -> Held:
     return net.layer("Flatten", [x], x.value.flatten(1))
 
 
+@way("Split", any_rank)
+def _split(net: Bench, x: Held) -> Held:
+    return net.layer("Split", [x], x.value)
+
+
 def reshape(shape_of: Callable[[Shape], Shape]) -> Make:
     def make(net: Bench, x: Held) -> Held:
         shape = shape_of(x.shape)

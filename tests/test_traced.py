@@ -129,7 +129,7 @@ def resnet(name: str) -> torch.nn.Module:
 def test_tracing_a_resnet_gives_the_net_that_is_built_in(checkpoint, name):
     tensors = open_weights(checkpoint(name)).tensors
     found = nets.bind(tensors, f"{__file__}:resnet", (1, 3, 224, 224), json.dumps({"name": name}))
-    expected = passes.cutting.without_softmax(nets.bind(tensors, name))
+    expected = passes.outputs.without_softmax(nets.bind(tensors, name))
     assert len(found.layers) == len(expected.layers)
     for ours, theirs in zip(found.layers, expected.layers, strict=True):
         for part in ("name", "type", "bottoms", "tops", "parameters", "origin"):

@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--input-order", "of the image's channels (default: rgb)", choices=folding.ORDERS)
     add("--fold-input-scale", "take pixels 0..255 less their mean: no division is left", action="store_true")
     add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
-    add("--no-softmax", "leave out the softmax at the end", dest="softmax", action="store_false")
+    add("--no-softmax", "leave out the softmax that an output is", dest="softmax", action="store_false")
     add("--in-place", "let layers write over their bottoms where they may", action="store_true")
     add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape)
 

@@ -109,6 +109,7 @@ class Net:
     Attributes
     ----------
     outputs : the tops that the net is there for; () if it does not say, then they are those that no layer takes in
+    left_out : for each output the softmax that it lost, and what gives it another shape or order; () for one that has none
     notes : what was taken for granted or left out when it was made, one sentence each
     unread : fields of NetParameter in wire format, as they stood in the file that the net was read from
     record : what streamexport recorded in that file when it wrote it (JSON), b"" for others
@@ -118,6 +119,7 @@ class Net:
     layers: tuple[Layer, ...]
     preprocessing: Preprocessing | None = None
     outputs: tuple[str, ...] = ()
+    left_out: tuple[tuple[Layer, ...], ...] = ()
     notes: tuple[str, ...] = ()
     unread: tuple[Piece, ...] = ()
     record: bytes = field(default=b"", repr=False)

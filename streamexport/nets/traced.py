@@ -174,8 +174,7 @@ class _Walk:
         outputs = tuple(tops[value.top] for value in made)
         found = f"net {self.name}, traced with an input of {list(shape)}"
         title = self.name.rpartition(":")[2].rpartition(".")[2]
-        several = (f"outputs, in torch's order: {', '.join(outputs)}",) if len(outputs) > 1 else ()
-        return Net(title, (data, *layers), outputs=outputs, notes=(found, *several, *notes))
+        return Net(title, (data, *layers), outputs=outputs, notes=(found, *notes))
 
     def placeholder(self, node: Node, input_shape: tuple[int, ...]) -> Value | Constant:
         signature = self.program.graph_signature

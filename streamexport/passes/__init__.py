@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nets.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, opencv, precision, sums
+from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sums
 
 
 def apply(
@@ -19,16 +19,16 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Sums, dialect, folding, input, cutting, cleaning, precision, and naming, last of all: the others use torch's names."""
+    """Softmax, sums, dialect, folding, input, cutting, cleaning, outputs, precision; naming last: others use torch's names."""
+    if not softmax and end is None:
+        net = outputs.without_softmax(net)
     net = dialects.express(sums.shorten(net), dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)
     if end is not None:
         net = cutting.cut(net, end)
-    elif not softmax:
-        net = cutting.without_softmax(net)
-    net = opencv.keep_apart(cleaning.clean(net), dialect)
+    net = opencv.keep_apart(outputs.apart(cleaning.clean(net)), dialect)
     if in_place:
         net = cleaning.write_in_place(net)
     net = precision.store(net, dtype)

@@ -32,12 +32,3 @@ def _modules(net: Net) -> Iterator[str]:
     for layer in net.layers:
         parts = layer.name.split(".")
         yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-
-
-def without_softmax(net: Net) -> Net:
-    """The net without the softmax that it ends with, if it does."""
-    if net.layers[-1].type != "Softmax":
-        return net
-    (top,), (bottom,) = net.layers[-1].tops, net.layers[-1].bottoms
-    outputs = tuple(bottom if output == top else output for output in net.outputs)
-    return replace(net, layers=net.layers[:-1], outputs=outputs)

@@ -6,12 +6,15 @@ is: 2 million alike are off by a thousandth and more. Averages of averages of so
     a window that is all there is       windows of windows; where its size has no divisor, zeros make up the last ones
     windows that cover each pixel once  the same, by divisors alone
     windows that overlap, or leave out  rows, then columns
+
+Softmax divides by a sum, and is divided once more by what it then comes to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from ..nets.graph import Layer, Net
@@ -19,6 +22,9 @@ from ..nets.windows import LONG
 
 MOST = 256
 """Elements of a step. For equal ones, the worst there are, three such steps come to 1e-5 of them."""
+
+MANY = 32768
+"""Elements that Softmax sums within 1e-5: it adds in another order than Pooling."""
 
 Shape = tuple[int, ...]
 
@@ -32,6 +38,8 @@ def shorten(net: Net) -> Net:
         bottom = shapes.get(layer.bottoms[0]) if layer.bottoms else None
         if pooling.get("pool") == "AVE" and bottom is not None:
             layers += _shortened(layer, pooling, bottom)
+        elif layer.type == "Softmax" and bottom is not None:
+            layers += _normalised(layer, bottom)
         else:
             layers.append(layer)
         shapes.update(zip(layer.tops, layer.shapes, strict=False))
@@ -124,6 +132,36 @@ def _in_steps(layer: Layer, bottom: Shape, rows: _Axis, columns: _Axis) -> Itera
     name = f"{layer.name}.mean"
     yield replace(last, name=name, tops=(name,), origin=None)
     yield replace(layer, type="Power", bottoms=(name,), parameters={"power_param": {"scale": factor}})
+
+
+def _normalised(layer: Layer, shape: Shape) -> list[Layer]:
+    """A softmax over many elements behind which no axis is, divided by its sums."""
+    axis = layer.parameters["softmax_param"]["axis"]
+    batch, before, count, behind = shape[0], prod(shape[1:axis]), shape[axis], prod(shape[axis + 1 :])
+    if count <= MANY or behind > 1 or not axis:
+        return [layer]
+    image, factor = (batch, before, count, 1), (batch, before)
+    pooling = {"pool": "AVE", "global_pooling": True}
+    steps: list[tuple[str, str, Mapping[str, Any], Shape]] = [
+        ("rounded", "Softmax", layer.parameters, shape),
+        ("image", "Reshape", {"reshape_param": {"shape": {"dim": [0, *image[1:]]}}}, image),
+        ("mean", "Pooling", {"pooling_param": pooling}, (*factor, 1, 1)),
+        ("inverse", "Power", {"power_param": {"power": -1.0, "scale": float(count)}}, (*factor, 1, 1)),
+        ("factor", "Flatten", {}, factor),
+        ("exact", "Scale", {"scale_param": {"axis": 0}}, image),
+        ("", "Reshape", {"reshape_param": {"shape": {"dim": [0, *shape[1:]]}}}, shape),
+    ]
+    made: list[Layer] = []
+    bottoms = layer.bottoms
+    for part, kind, parameters, top in steps:
+        if kind == "Scale":
+            bottoms = (f"{layer.name}.image", *bottoms)
+        name = f"{layer.name}.{part}" if part else layer.name
+        made.append(Layer(name, kind, bottoms, (name,), parameters, shapes=(top,)))
+        bottoms = (name,)
+    mean = made[2]
+    made[2:3] = _shortened(mean, pooling, image)
+    return [*made[:-1], replace(made[-1], tops=layer.tops, origin=layer.origin)]
 
 
 def _pooled(layer: Layer, shape: Shape, rows: _Axis, columns: _Axis, name: str) -> Layer:

@@ -9,14 +9,11 @@ from typing import Any
 from .. import kernels
 from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
 from ..views import View
-from .poolings import GLOBAL, whole_columns
+from .poolings import whole_columns
 
 GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
 """x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
 largest deviations. The last coefficient is positive, so that beyond it the sigmoid is 0 or 1."""
-
-MANY = 32768
-"""Elements that Softmax sums within 1e-5; it is better at that than Pooling, and gets worse like it."""
 
 
 @operator("relu")
@@ -189,19 +186,7 @@ def _softsign(net: Lowering, x: Operand) -> Value:
 @operator("softmax", "_softmax")
 def _softmax(net: Lowering, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     x = net.activation(x)
-    shape, axis = x.shape, dim % len(x.shape)
-    batch, before, count, behind = shape[0], prod(shape[1:axis]), shape[axis], prod(shape[axis + 1 :])
-    is_long = count > MANY and axis > 0 and behind == 1
-    parameters = {"softmax_param": {"axis": axis}}
-    made = net.layer("Softmax", [net.reshaped(x, shape)], shape, parameters, part="rounded" if is_long else "")
-    if not is_long:
-        return made
-    # Divided once more by what they come to.
-    image = net.reshaped(made, (batch, before, count, 1), "image")
-    mean = net.layer("Pooling", [image], (batch, before, 1, 1), {"pooling_param": GLOBAL["AVE"]}, part="sum")
-    factor = net.reshaped(net.power(mean, power=-1, scale=count, part="inverse"), (batch, before), "factor")
-    exact = net.layer("Scale", [image, factor], image.blob, {"scale_param": {"axis": 0}})
-    return net.reshaped(exact, shape, "back")
+    return net.layer("Softmax", [net.reshaped(x, x.shape)], x.shape, {"softmax_param": {"axis": dim % len(x.shape)}})
 
 
 @operator("log_softmax", "_log_softmax")
