@@ -123,20 +123,23 @@ def test_ceil_mode_is_field_13_on_the_wire(ceil_mode, on_the_wire):
 @pytest.mark.parametrize("align", [1, 2, 3, 100, 512, 4096, 16_384, 65_536, 1 << 20, 3_000_001])
 def test_padding_brings_large_blobs_to_their_place_and_is_skipped(tmp_path, align):
     path, numbers = tmp_path / "source", random.Random(align)
-    path.write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    path.write_bytes(np.arange(1 << 18, dtype="<f4").tobytes())
     source = LocalFile.at(path)
     layers = []
     for index, size in enumerate([70_000, 12, 65_536, 4, 300_000, 65_540] + [65_536] * 20):
-        at = numbers.randint(0, source.size - size)
+        at = 4 * numbers.randint(0, (source.size - size) // 4)
         layers.append(Layer(f"l{index}", "X", (), (), blobs=(Blob((size // 4,), Extent(source, at, size)),)))
     net = Net("n", tuple(layers))
     layout = caffemodel.layout(net, b"{}", align)
     large = [(start, p) for start, p in zip(layout.starts, layout.pieces, strict=False) if p.size >= 1 << 16]
     assert sum(isinstance(piece, Extent) for _, piece in large) == 24
     assert all((start - piece.offset) % align == 0 for start, piece in large if isinstance(piece, Extent))
-    padded = caffe_pb2.NetParameter.FromString(rendered(layout))
+    padded, plain = (
+        caffe_pb2.NetParameter.FromString(rendered(made)) for made in (layout, caffemodel.layout(net, b"{}"))
+    )
     padded.ClearField("streamexport_padding")
-    assert padded == caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net, b"{}")))
+    is_same = padded == plain  # whose difference nobody wants printed
+    assert is_same
 
 
 @pytest.mark.parametrize("align", [2, 130, 131, 4096, 16_384, 16_391, 1 << 21])
