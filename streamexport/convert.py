@@ -24,7 +24,8 @@ from .files import File, is_stdout, publish
 from .nets import modules
 from .nets.fitting import Bound, listed
 from .nets.graph import Net
-from .passes import dialects, folding, naming, precision
+from .nets.resnet import EPSILON
+from .passes import dialects, folding, naming, precision, preprocessing
 from .readers import is_model, open_checkpoints, open_model, open_models, split
 from .sources.local import LocalFile
 from .transfer import Progress
@@ -69,6 +70,9 @@ class Options:
     softmax : whether outputs that are a softmax stay one
     in_place : whether layers write over their bottoms where they may
     input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
+    mean, std : what is subtracted from the input's channels, from 0 to 1, and what they are divided by, as torchvision's
+        Normalize has them; None for ImageNet's in built-in nets of three channels, and else for what nobody knows
+    eps : epsilon of BatchNorm in built-in nets; None for 1e-5
     """
 
     net: str = nets.AUTO
@@ -85,6 +89,9 @@ class Options:
     softmax: bool = True
     in_place: bool = False
     input_shape: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    eps: float | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -134,7 +141,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
 
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
-    architecture = nets.architecture(options.net, options.net_args)
+    architecture = nets.architecture(options.net, options.net_args, options.eps)
 
     if options.prefix is not None:
         architecture = nets.Under(options.prefix, architecture)
@@ -146,8 +153,9 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         if isinstance(error, NetError) and weights.unread:
             error.advice = "; ".join(filter(None, (error.advice, listed([*weights.remarks], 3))))
         raise
-    net = bound.net
-    notes = []
+    net = preprocessing.expect(bound.net, options.mean, options.std)
+    expects = net.preprocessing
+    notes = [*_taken_for_granted(bound.net, options)]
     doubles = sum(tensor.dtype.name == "float64" for tensor in bound.tensors.values())
     if doubles:
         notes.append(f"{doubles} tensors are float64 and rounded to float32")
@@ -169,7 +177,20 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
     _check_shapes(net)
     if len(net.outputs) > 1:
         notes.insert(0, f"outputs, in torch's order: {', '.join(net.outputs)}")
-    return replace(bound, net=replace(net, notes=(*net.notes, *notes)), sources=weights.sources)
+    net = replace(net, notes=(*net.notes, *notes))
+    return replace(bound, net=net, sources=weights.sources, expects=expects)
+
+
+def _taken_for_granted(net: Net, options: Options) -> Iterator[str]:
+    """What no checkpoint says of a built-in net."""
+    if modules.is_named(options.net):
+        return
+    granted = {"--eps": f"epsilon {EPSILON} in BatchNorm"} if options.eps is None else {}
+    if net.preprocessing is not None:
+        granted |= {"--mean": "ImageNet's mean"} if options.mean is None else {}
+        granted |= {"--std": "ImageNet's deviation"} if options.std is None else {}
+    if granted:
+        yield f"taken for granted, if {', '.join(granted)} do not say otherwise: {', '.join(granted.values())}"
 
 
 def _check_shapes(net: Net) -> None:
@@ -338,19 +359,29 @@ def made_with(model: Net, file: Path) -> Options:
     return options
 
 
+LISTS = {"input_shape": (int,), "mean": (int, float), "std": (int, float)}
+TYPES = {
+    **dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool),
+    **dict.fromkeys(LISTS, tuple),
+    "eps": float,
+}
+"""Of the options in a record: of what numbers lists are, and of what type others than strings."""
+
+
 def recorded(record: bytes) -> Options | None:
     """The options that a model was made with; None if it does not say, or says what no version of ours would."""
     try:
         fields = json.loads(record)["options"]
-        shape = fields.pop("input_shape")
-        types = dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool)
         if type(fields["net"]) is not str:
             return None
-        if any(type(value) is not types.get(name, str) for name, value in fields.items() if value is not None):
+        for name, kinds in LISTS.items():
+            if fields.get(name) is not None:
+                if not all(type(number) in kinds for number in fields[name]):
+                    return None
+                fields[name] = tuple(fields[name])
+        if any(type(value) is not TYPES.get(name, str) for name, value in fields.items() if value is not None):
             return None
-        if shape is not None and not all(type(size) is int for size in shape):
-            return None
-        return Options(**fields, input_shape=None if shape is None else tuple(shape))
+        return Options(**fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

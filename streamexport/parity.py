@@ -24,7 +24,6 @@ from .errors import NetError
 from .forward import forward_layers
 from .nets.fitting import Bound
 from .nets.graph import Call, Layer, Net
-from .nets.resnet import IMAGENET
 from .readers import open_models
 from .reference import Outputs, run
 from .tensors import FLOAT16
@@ -118,7 +117,7 @@ def parity(
     files = [os.fspath(path) for path in (*models, *checkpoints)]
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
-    for part, blob in _computed(asked, description, files, _as_fed(image, options), engine, caffe_python):
+    for part, blob in _computed(asked, description, files, _as_fed(image, bound, options), engine, caffe_python):
         made = part.finished(blob)
         distances[part] = _distance(made, part.of(exact))
         if distances[part][1] > TOLERANCE[options.dtype]:
@@ -215,12 +214,13 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
     return parts
 
 
-def _as_fed(image: Array, options: Options) -> Array:
+def _as_fed(image: Array, bound: Bound, options: Options) -> Array:
     """The input that the Caffe net wants for torch's."""
     import numpy as np
 
-    if options.fold_input_scale:
-        image = image * np.array([255 * value for value in IMAGENET.deviation], np.float32)[:, None, None]
+    if options.fold_input_scale and bound.expects is not None:
+        deviation = np.array(bound.expects.deviation or 1.0, np.float32)
+        image = image * (255 * deviation).reshape(-1, *[1] * (image.ndim - 2))
     return np.ascontiguousarray(image[:, ::-1] if options.input_order == "bgr" else image)
 
 

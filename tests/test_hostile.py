@@ -233,7 +233,17 @@ def test_one_long_name_does_not_pad_every_row(tmp_path):
 RECORDS = [b"\xff", b"{", b"[" * 100_000, b"5", b'{"options": 5}']
 RECORDS += [
     json.dumps({"options": {"net": "auto", "input_shape": None, **odd}}).encode()
-    for odd in ({"net": 5}, {"key": []}, {"end": 5}, {"input_shape": ["a"] * 4}, {"what": 1}, {"softmax": "no"})
+    for odd in (
+        {"net": 5},
+        {"key": []},
+        {"end": 5},
+        {"input_shape": ["a"] * 4},
+        {"what": 1},
+        {"softmax": "no"},
+        {"mean": ["a"]},
+        {"std": 1.0},
+        {"eps": "1"},
+    )
 ]
 
 

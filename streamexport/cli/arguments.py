@@ -42,6 +42,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--fold-batchnorm", "merge BatchNorm and Scale into the convolutions", action="store_true")
     add("--input-order", "of the image's channels (default: rgb)", choices=folding.ORDERS)
     add("--fold-input-scale", "take pixels 0..255 less their mean: no division is left", action="store_true")
+    add(
+        "--mean",
+        "subtracted from the channels, 0..1 (default for built-in nets: ImageNet's)",
+        metavar="R,G,B",
+        type=numbers,
+    )
+    add("--std", "what they are divided by then (the same)", metavar="R,G,B", type=numbers)
+    add("--eps", "BatchNorm's epsilon in built-in nets (default: 1e-5)", metavar="E", type=float)
     add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
     add("--no-softmax", "leave out the softmax that an output is", dest="softmax", action="store_false")
     add("--in-place", "let layers write over their bottoms where they may", action="store_true")

@@ -15,7 +15,7 @@ from ..tensors import Tensor
 from . import fitting, modules
 from .fitting import Bound, Shapes
 from .graph import DEFAULT_SIZE, LARGEST, Net
-from .resnet import ANCHOR, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
+from .resnet import ANCHOR, EPSILON, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 if TYPE_CHECKING:
     import torch
@@ -56,23 +56,27 @@ class Architecture(Protocol):
         """The net with a checkpoint's tensors; NetError: not everything fits, says what does not, and what would."""
 
 
-def architecture(name: str = AUTO, arguments: str | None = None) -> Architecture:
+def architecture(name: str = AUTO, arguments: str | None = None, epsilon: float | None = None) -> Architecture:
     """The net of that name.
 
     Parameters
     ----------
     name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
     arguments : for what builds a module, JSON
+    epsilon : of BatchNorm, for a built-in net; None for torch's default
 
     Raises
     ------
     NetError : there is no such net
     """
+    if epsilon is not None and (modules.is_named(name) or not 0 <= epsilon < 1):
+        what = "a module says its own" if modules.is_named(name) else f"{epsilon} is none"
+        raise NetError(f"--eps is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
     if modules.is_named(name):
         return modules.UserNet.of(name, arguments)
     if arguments is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
-    return BuiltIn(name if name == AUTO else find(name).name)
+    return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)
 
 
 def bind(
@@ -101,6 +105,7 @@ class BuiltIn:
     """A net of the table; or "auto": whichever the tensors are of."""
 
     name: str
+    epsilon: float = EPSILON
 
     def fits(self, tensors: Shapes) -> bool:
         return any(not fit.misfits for fit in self._fits(tensors))
@@ -122,7 +127,8 @@ class BuiltIn:
         return Bound(replace(net.net(held, _input(net, input_shape)), notes=tuple(notes)), held, make)
 
     def _net(self, tensors: Shapes) -> ResNet | None:
-        return recognise(tensors) if self.name == AUTO else adapted(RESNETS[self.name], tensors)
+        net = recognise(tensors) if self.name == AUTO else adapted(RESNETS[self.name], tensors)
+        return net and replace(net, epsilon=self.epsilon)
 
     def _fits(self, tensors: Shapes) -> list[fitting.Fit]:
         def wanted(under: Shapes) -> fitting.Wanted | None:

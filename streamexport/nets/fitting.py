@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import NetError
 from ..extents import Source
 from ..tensors import Shaped, Tensor
-from .graph import Net
+from .graph import Net, Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -96,12 +96,14 @@ class Bound:
     tensors : the net's, by its own names
     make : builds the PyTorch module that computes the same, in evaluation mode
     sources : the files that the checkpoint stands in, where they are known
+    expects : what the module expects of its input, where that is known
     """
 
     net: Net
     tensors: Mapping[str, Tensor]
     make: Callable[[], torch.nn.Module]
     sources: tuple[Source, ...] = ()
+    expects: Preprocessing | None = None
 
 
 def under(tensors: Mapping[str, S], prefix: str) -> dict[str, S]:

@@ -67,6 +67,7 @@ class ResNet:
     groups, base_width : "32x8d" is 32 groups of base width 8
     classes : outputs of `fc`; 0 for a backbone without it
     channels : of the input
+    epsilon : of BatchNorm
     """
 
     name: str
@@ -76,6 +77,7 @@ class ResNet:
     base_width: int = 64
     classes: int = 1000
     channels: int = 3
+    epsilon: float = EPSILON
 
     def blocks(self) -> Iterator[Block]:
         inputs = 64
@@ -110,7 +112,8 @@ class ResNet:
 
     def net(self, tensors: Mapping[str, Tensor], size: tuple[int, int, int, int]) -> Net:
         """The Caffe net, its blobs bound to `tensors`, for inputs of the given batch, channels, height, width."""
-        return Net(self.name, tuple(_Builder(tensors).layers(self, size)), IMAGENET if self.channels == 3 else None)
+        layers = tuple(_Builder(tensors, self.epsilon).layers(self, size))
+        return Net(self.name, layers, IMAGENET if self.channels == 3 else None)
 
     def stem(self) -> Convolution:
         """The first convolution."""
@@ -143,8 +146,8 @@ def _conv_specs(convolution: Convolution) -> Iterator[Spec]:
 class _Builder:
     """Emits layers in execution order, a block's downsample convolution after its others, each top named like its layer."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Tensor], epsilon: float) -> None:
+        self.tensors, self.epsilon = tensors, epsilon
 
     def blob(self, name: str) -> Blob:
         tensor = self.tensors[name]
@@ -208,7 +211,7 @@ class _Builder:
             origin=Call(c.name),
         )
         statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
-        norm = {"batch_norm_param": {"use_global_stats": True, "eps": EPSILON}}
+        norm = {"batch_norm_param": {"use_global_stats": True, "eps": self.epsilon}}
         yield Layer(c.norm, "BatchNorm", (c.name,), (c.norm,), norm, statistics)
         affine = (self.blob(f"{c.norm}.weight"), self.blob(f"{c.norm}.bias"))
         scale = f"{c.norm}.scale"

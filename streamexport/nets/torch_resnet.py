@@ -16,7 +16,11 @@ from .resnet import Block, Convolution, ResNet
 
 def module(net: ResNet) -> nn.Module:
     """The module whose state dict `net.specs()` describes."""
-    return _ResNet(net)
+    made = _ResNet(net)
+    for part in made.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = net.epsilon
+    return made
 
 
 def _convolution(c: Convolution) -> nn.Conv2d:

@@ -72,24 +72,36 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     """
     if order == "rgb" and not fold_scale:
         return net
-    first = next((layer for layer in net.layers if layer.type == "Convolution"), None)
     expected = net.preprocessing
-    if expected is None or first is None or expected.order != "RGB":
+    if expected is None:
         raise NetError(
             "the net is not known to take RGB images, nor how they are normalised: its input stays as it is",
-            advice="--input-order and --fold-input-scale are for the nets that are built in",
+            advice="say it with --mean and --std",
         )
-    mean, deviation = expected.mean, expected.deviation
+    reverse = order == "bgr"
+    if reverse and expected.order != "RGB":
+        raise NetError(f"the net takes {expected.order}, not RGB images: its channels stay in their order")
+    mean, deviation = expected.mean, expected.deviation or (1.0,) * len(expected.mean)
     factors = [1 / (255 * value) for value in deviation] if fold_scale else [1.0] * len(mean)
     expected = replace(expected, mean=tuple(255 * m for m in mean), deviation=(), white=255) if fold_scale else expected
-    reverse = order == "bgr"
     if reverse:
         expected = replace(expected, order="BGR", mean=expected.mean[::-1], deviation=expected.deviation[::-1])
-    weight, *rest = first.blobs
-    values = Cast(InputChannels(computed(weight), weight.shape, factors, reverse), FLOAT32)
-    changed = replace(first, blobs=(replace(weight, values=values), *rest))
-    layers = tuple(changed if layer is first else layer for layer in net.layers)
+    changed = {layer.name: _for_channels(layer, factors, reverse) for layer in net.consumers[net.layers[0].tops[0]]}
+    layers = tuple(changed.get(layer.name, layer) for layer in net.layers)
     return replace(net, layers=layers, preprocessing=expected)
+
+
+def _for_channels(layer: Layer, factors: Sequence[float], reverse: bool) -> Layer:
+    """A convolution that takes the input, for channels each divided by its factor, in reverse if asked for."""
+    if layer.type != "Convolution" or layer.parameters[WEIGHTED[layer.type]].get("group", 1) > 1:
+        raise NetError(
+            "takes the input, and only convolutions without groups can take in its scale and order",
+            tensor=f"layer {layer.name}",
+            advice="leave out --fold-input-scale and --input-order",
+        )
+    weight, *rest = layer.blobs
+    values = Cast(InputChannels(computed(weight), weight.shape, factors, reverse), FLOAT32)
+    return replace(layer, blobs=(replace(weight, values=values), *rest))
 
 
 def _merged(layer: Layer, norm: Layer, scale: Layer | None) -> Layer:
