@@ -34,6 +34,9 @@ from .transfer import Progress
 PATIENCE = 60.0
 """Seconds to wait for a directory's lock. Runs of ours hold it for the time of some renames."""
 
+CANNOT_LINK = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What link answers where a file cannot have another name."""
+
 STDOUT = 1
 STDOUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.)")
@@ -229,7 +232,9 @@ class _Name:
             self.kept = name
         except FileNotFoundError:
             pass
-        except OSError:
+        except OSError as error:
+            if error.errno not in CANNOT_LINK:
+                raise
             self.is_lost = True
 
     def change(self) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from . import identity, outputs
 from .convert import Options, bind, made_with
 from .errors import NetError
 from .extents import BUFFER, Piece
@@ -75,6 +76,9 @@ def verify(
         elif other is not None:
             problems += comparison.layer(layer, other)
     problems += [f"layer {layer.name}: nothing in the checkpoint makes it" for layer in found.values() if layer.blobs]
+    description = outputs.description(os.fspath(models[0]))
+    if os.path.isfile(description) and not identity.is_of_one_run(description, model):
+        problems.append(f"{description}: is of another run than the model")
     for source in dict.fromkeys((*bound.sources, *model.sources)):
         source.check()
     return Report(comparison.blobs, comparison.bytes, tuple(problems), tuple(comparison.not_finite))

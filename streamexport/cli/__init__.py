@@ -12,7 +12,7 @@ with ending_quietly():
     import sys
     import threading
     from collections.abc import Iterator, Sequence
-    from contextlib import contextmanager
+    from contextlib import contextmanager, suppress
 
     from .. import __version__
     from ..errors import Error, reason
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has nowhere to go
+        _forget_output()
         return PIPE_CLOSED
     except KeyboardInterrupt as interrupt:
         is_done = isinstance(interrupt, LateInterrupt) or "is_done" in options
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Error as error:
         return _failed(str(error))
     except OSError as error:
+        if error.filename is None:
+            _forget_output()
         return _failed(f"{error.filename or 'standard output'}: {reason(error)}")
     return int(status)
 
@@ -88,11 +90,17 @@ def _open_standard_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # takes the lowest free number; writing to it fails, as it should
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names may hold what the locale cannot write
+
+
+def _forget_output() -> None:
+    """What is buffered has nowhere to go, and Python would try once more at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str) -> int:
