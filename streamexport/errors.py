@@ -18,6 +18,9 @@ Each also derives from the built-in exception beside it, so that callers can cat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Error(Exception):
     """Base class. The command line prints `str(error)` as its one line and exits with status 1.
@@ -72,6 +75,19 @@ def reason(error: BaseException) -> str:
 
 class FormatError(Error, ValueError):
     pass
+
+
+@contextmanager
+def judging(file: str) -> Iterator[None]:
+    """Makes a FormatError of whatever else comes out of reading a file: what is in it is foreign, and anything can be."""
+    try:
+        yield
+    except Error:
+        raise
+    except MemoryError as error:
+        raise FormatError("takes more memory to read than there is", file=file) from error
+    except Exception as error:
+        raise FormatError(f"is malformed: {type(error).__name__}, {error}", file=file) from error
 
 
 class TruncatedError(FormatError):

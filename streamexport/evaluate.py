@@ -31,6 +31,10 @@ IMAGENET_CLASSES = 1000
 NAME_THEM = "name the classes with --labels, in the net's order; a folder is found by its line or the first word of it"
 
 
+LARGEST_IMAGE = 1 << 28
+"""Numbers of one image, 1 GiB of them: a prototxt may ask for more than there is memory."""
+
+
 @dataclass(frozen=True)
 class Interface:
     """Where images go into a net, and where its answer comes out.
@@ -76,6 +80,9 @@ def _input_shape(net: NetParameter, file: str) -> tuple[int, int, int]:
             f"its input is {dims}, which is no image", file=file, tensor=f"layer {layer.name}", advice=advice
         )
     _, channels, height, width = dims
+    if channels * height * width > LARGEST_IMAGE:
+        what = f"its input is {dims}, an image of more than {LARGEST_IMAGE} numbers"
+        raise NetError(what, file=file, tensor=f"layer {layer.name}")
     return channels, height, width
 
 

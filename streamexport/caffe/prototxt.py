@@ -7,16 +7,18 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..errors import FormatError, NetError
-from ..extents import Piece
+from google.protobuf.message import DecodeError
+
+from ..errors import FormatError, NetError, judging
+from ..extents import Extent, Layout, Piece
 from ..nets.graph import Layer, Net
 from ..sources.local import LocalFile
 from . import caffe_pb2
 
 Message = TypeVar("Message", caffe_pb2.NetParameter, caffe_pb2.LayerParameter)
 
-TEXT_LIMIT = 64 << 20
-"""Bytes that a prototxt may have. Protobuf takes some sixty times that much memory to read it."""
+TEXT_LIMIT = 8 << 20
+"""Bytes that a prototxt may have, of 180,000 short layers. Protobuf takes some sixty times that much memory to read it."""
 
 HEAD = 64 << 10
 """Bytes by which a prototxt is recognised, so many because comments may stand in front of its first field."""
@@ -24,9 +26,24 @@ HEAD = 64 << 10
 
 def message(layer: Layer) -> caffe_pb2.LayerParameter:
     """A layer without its blobs and without what is unread: name, type, bottoms, tops, parameters."""
-    return caffe_pb2.LayerParameter(
-        name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops, **layer.parameters
-    )
+    try:
+        return caffe_pb2.LayerParameter(
+            name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops, **layer.parameters
+        )
+    except UnicodeError as error:
+        raise _not_text(f"layer {layer.name}") from error
+
+
+def heading(net: Net) -> caffe_pb2.NetParameter:
+    """A net without its layers and without what is unread: its name."""
+    try:
+        return caffe_pb2.NetParameter(name=net.name or None)
+    except UnicodeError as error:
+        raise _not_text(f"net {net.name}") from error
+
+
+def _not_text(tensor: str) -> NetError:
+    return NetError("has a name that is not UTF-8, which protobuf does not write", tensor=tensor, advice="rename it")
 
 
 def prototxt(net: Net, comment: str = "") -> str:
@@ -37,7 +54,7 @@ def prototxt(net: Net, comment: str = "") -> str:
     from google.protobuf import text_format
 
     lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    head = _parsed(caffe_pb2.NetParameter(name=net.name or None), net.unread, "the net")
+    head = _parsed(heading(net), net.unread, "the net")
     lines += text_format.MessageToString(head, as_utf8=True).splitlines()
     for layer in net.layers:
         whole = _parsed(message(layer), layer.unread, f"layer {layer.name}")
@@ -58,16 +75,21 @@ def _printable(line: str) -> str:
 
 def _parsed(whole: Message, unread: Sequence[Piece], what: str) -> Message:
     """`whole` with the fields that were left unread."""
-    for piece in unread:
-        data = bytearray(piece.size)
-        piece.render(0, piece.size, memoryview(data))
-        whole.MergeFromString(bytes(data))
-    known = type(whole).FromString(whole.SerializeToString())
-    known.DiscardUnknownFields()
-    if known.ByteSize() != whole.ByteSize():
-        raise NetError(
-            "has parameters that are not known here", tensor=what, advice="use the prototxt that came with it"
-        )
+    fields = Layout.of(unread)
+    file, offset = next(((p.source.name, p.offset) for p in fields.pieces if isinstance(p, Extent)), (None, None))
+    known = None
+    if fields.size <= TEXT_LIMIT:
+        data = bytearray(fields.size)
+        fields.render(0, fields.size, memoryview(data))
+        try:
+            whole.MergeFromString(bytes(data))
+            known = type(whole).FromString(whole.SerializeToString())
+        except DecodeError as error:
+            raise FormatError("malformed parameters", file=file, tensor=what, offset=offset) from error
+        known.DiscardUnknownFields()
+    if known is None or known.ByteSize() != whole.ByteSize():
+        advice = "use the prototxt that came with it"
+        raise NetError("has parameters that are not known here", file=file, tensor=what, offset=offset, advice=advice)
     return whole
 
 
@@ -97,6 +119,11 @@ def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_p
     source = LocalFile.at(path)
     if source.size > TEXT_LIMIT:
         raise FormatError(f"has {source.size} bytes, too many for a prototxt", file=source.name)
+    with judging(source.name):
+        return _read(source, strict)
+
+
+def _read(source: LocalFile, strict: bool) -> caffe_pb2.NetParameter:
     try:
         text = source.read(0, source.size).decode()
     except UnicodeDecodeError as error:

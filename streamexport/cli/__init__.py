@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return KILLED_BY + int(number)
     except Error as error:
         return _failed(str(error))
+    except MemoryError:
+        return _failed("there is not enough memory for this")
     except OSError as error:
         if error.filename is None:
             _forget_output()

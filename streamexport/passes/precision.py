@@ -28,7 +28,7 @@ def _single(layer: Layer) -> Layer:
 
 def _half(layer: Layer) -> Layer:
     # Models that other programs wrote as HDF5 do not say what a layer is: there, what has two axes and more.
-    if layer.type not in LARGE and (layer.type or not layer.blobs or len(layer.blobs[0].shape) < 2):
+    if not layer.blobs or (layer.type not in LARGE and (layer.type or len(layer.blobs[0].shape) < 2)):
         return layer
     weight, *rest = layer.blobs
     return replace(layer, blobs=(_cast(weight, FLOAT16), *rest))

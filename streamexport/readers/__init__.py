@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..errors import FormatError, NetError
+from ..errors import FormatError, NetError, judging
 from ..extents import Source
 from ..nets.graph import Layer, Net
 from ..sources.local import LocalFile
@@ -32,7 +32,6 @@ from .choosing import Fits, choose
 from .records import Record
 from .storages import place
 
-INDEX_LIMIT = 64 << 20
 _PICKLED = {"torch legacy": torch_legacy, "numpy": numpy_files, "torch zip": torch_zip, "pickle": plain_pickle}
 
 
@@ -136,9 +135,12 @@ def open_model(path: str | os.PathLike[str], sources: Sequence[str | os.PathLike
         raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
     strangers.refuse(head, source.name)
     if hdf5.recognises(head):
-        return hdf5.read(source, None if sources is None else list(_files(sources)))
+        files = None if sources is None else list(_files(sources))
+        with judging(source.name):
+            return hdf5.read(source, files)
     if caffemodel.recognises(head):
-        return caffemodel.read(source)
+        with judging(source.name):
+            return caffemodel.read(source)
     raise FormatError("is neither a binary caffemodel nor HDF5", file=source.name, offset=0)
 
 
@@ -215,8 +217,10 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
     head = _head(source)
     for name, module in _PICKLED.items():
         if module.recognises(head):
-            root, extents = module.read(source)
-            chosen, rivals = choose(state_dict.candidates(root, source.name), key, fits, source.name)
+            with judging(source.name):
+                root, extents = module.read(source)
+                candidates = state_dict.candidates(root, source.name)
+            chosen, rivals = choose(candidates, key, fits, source.name)
             tensors = {tensor: place(tensor, view, extents, source.name) for tensor, view in chosen.views.items()}
             found = tuple(rival.key for rival in rivals)
             return Weights(tensors, name, chosen.key, (source,), found, chosen.module, chosen.others)
@@ -224,7 +228,8 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
         if key:
             advice = "leave out --key; --prefix takes the tensors under a prefix"
             raise NetError(f"has no state dict {key!r}: safetensors hold one", file=source.name, advice=advice)
-        return Weights(safetensors.read(source), "safetensors", "", (source,))
+        with judging(source.name):
+            return Weights(safetensors.read(source), "safetensors", "", (source,))
     if head.lstrip()[:1] == b"{" and not is_shard:
         return _open_sharded(source, key)
     strangers.refuse(head, source.name)
@@ -235,9 +240,10 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
 
 
 def _open_sharded(index: Source, key: str | None) -> Weights:
-    if index.size > INDEX_LIMIT:
+    if index.size > safetensors.JSON_LIMIT:
         raise FormatError(f"is JSON of {index.size} bytes, too large for an index", file=index.name)
-    weight_map = safetensors.parse_json(index.read(0, index.size), index.name).get("weight_map")
+    with judging(index.name):
+        weight_map = safetensors.parse_json(index.read(0, index.size), index.name).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise FormatError("is JSON, but no index of a sharded checkpoint (no weight_map)", file=index.name)
     shards: dict[str, Weights] = {}

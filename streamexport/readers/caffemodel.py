@@ -35,16 +35,21 @@ if TYPE_CHECKING:
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 LAYERS_V1 = 2  # NetParameter.layers
 MOST_LAYERS = 100_000
+SHORT = 5  # bytes that protobuf allows a tag or a length, which need not be written in the fewest
 SMALL = 1 << 20  # bytes that a name, a shape or the record may take
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field: bytes [start, end) of the file, of which [body, end) are its content; `value` of a varint."""
+    """One field: bytes [start, end) of the file, a tag, then from `tagged` on its value; [body, end) are its content.
+
+    Tags and lengths may be written in more bytes than they need. `value` is a varint's.
+    """
 
     number: int
     type: int
     start: int
+    tagged: int
     body: int
     end: int
     value: int = 0
@@ -80,7 +85,20 @@ class _Reader:
                 unread.append(self.extent(field.start, field.end))
             if len(layers) > MOST_LAYERS:
                 self.fail(f"has more than {MOST_LAYERS} layers", field)
+        self.check(unread, NetParameter, f"net {name}")
         return Net(name, tuple(layers), unread=Layout.of(unread).pieces, record=record)
+
+    def check(self, unread: list[Piece], kind: type[NetParameter | LayerParameter], what: str) -> None:
+        """FormatError if small fields that are passed on are none that protobuf can read."""
+        fields = Layout.of(unread)
+        if 0 < fields.size <= SMALL:
+            data = bytearray(fields.size)
+            fields.render(0, fields.size, memoryview(data))
+            try:
+                kind.FromString(bytes(data))
+            except DecodeError as error:
+                at = next(piece.offset for piece in fields.pieces if isinstance(piece, Extent))
+                raise FormatError("malformed parameters", file=self.source.name, tensor=what, offset=at) from error
 
     def layer(self, outer: Field) -> Layer:
         strings: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}  # name, type, bottom, top
@@ -93,6 +111,7 @@ class _Reader:
             else:
                 unread.append(self.extent(field.start, field.end))
         name, kind = ((strings[number] or [""])[-1] for number in (1, 2))
+        self.check(unread, LayerParameter, f"layer {name}")
         return Layer(
             name, kind, tuple(strings[3]), tuple(strings[4]), blobs=tuple(blobs), unread=Layout.of(unread).pieces
         )
@@ -114,7 +133,8 @@ class _Reader:
                 blobs.append(self.blob(field))
             elif field.number in _V1_FIELDS:
                 unread.append(Literal(_tag(_V1_FIELDS[field.number], field.type)))
-                unread.append(self.extent(field.start + len(_tag(field.number, field.type)), field.end))
+                unread.append(self.extent(field.tagged, field.end))
+        self.check(unread, LayerParameter, f"layer {name}")
         return Layer(name, kind, tuple(bottoms), tuple(tops), blobs=tuple(blobs), unread=Layout.of(unread).pieces)
 
     def blob(self, outer: Field) -> Blob:
@@ -189,18 +209,18 @@ class _Reader:
         cursor = self.cursor
         while cursor.offset < stop:
             start = cursor.offset
-            tag = self.varint()
+            tag, tagged = self.varint(SHORT), cursor.offset
             number, kind = tag >> 3, tag & 7
             value = length = 0
             if kind == VARINT:
                 value = self.varint()
             elif kind == DELIMITED:
-                length = self.varint()
+                length = self.varint(SHORT)
             elif kind in (FIXED32, FIXED64):
                 length = 4 if kind == FIXED32 else 8
             else:
                 raise FormatError(f"wire type {kind} has no place in a caffemodel", file=self.source.name, offset=start)
-            field = Field(number, kind, start, cursor.offset, cursor.offset + length, value)
+            field = Field(number, kind, start, tagged, cursor.offset, cursor.offset + length, value)
             if not number or field.end > stop:
                 raise TruncatedError(
                     f"field {number} needs {length} bytes, {stop - field.body} are left",
@@ -219,7 +239,7 @@ class _Reader:
         self.cursor.seek(field.body)
         return self.fields(field.end)
 
-    def varint(self) -> int:
+    def varint(self, most: int = 10) -> int:
         value = shift = 0
         while True:
             byte = self.cursor.byte()
@@ -227,8 +247,9 @@ class _Reader:
             if byte < 0x80:
                 return value & 0xFFFFFFFFFFFFFFFF
             shift += 7
-            if shift >= 70:
-                raise FormatError("a varint of more than 10 bytes", file=self.source.name, offset=self.cursor.offset)
+            if shift >= 7 * most:
+                what = f"a varint of more than {most} bytes"
+                raise FormatError(what, file=self.source.name, offset=self.cursor.offset)
 
     def small(self, field: Field) -> bytes:
         if field.type != DELIMITED or field.end - field.body > SMALL:

@@ -17,7 +17,6 @@ import json
 import os
 import signal
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -263,6 +262,8 @@ _FLOATS = {
 
 def worker_rows(source: Source) -> Generator[Row, None, None]:
     """What `hdf5_worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much."""
+    import subprocess
+
     command = [sys.executable, hdf5_worker.__file__, source.name]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     timer = threading.Timer(WAIT, process.kill)

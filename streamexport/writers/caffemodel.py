@@ -18,7 +18,7 @@ import itertools
 from collections.abc import Iterator
 
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
-from ..caffe.prototxt import message
+from ..caffe.prototxt import heading, message
 from ..extents import Extent, Layout, Literal, Piece
 from ..nets.graph import Blob, Layer, Net
 from ..tensors import FLOAT16, FLOAT64
@@ -93,7 +93,7 @@ def _blob(blob: Blob) -> Iterator[Piece]:
 
 
 def _name(net: Net) -> list[Piece]:
-    return [_serialized(NetParameter(name=net.name))] if net.name else []
+    return [_serialized(heading(net))] if net.name else []
 
 
 def _record(record: bytes) -> list[Piece]:

@@ -100,6 +100,8 @@ def _add(group: Any, name: str, blob: Blob, linked: bool) -> Iterator[tuple[int,
 def _checked(layer: Layer, groups: Any) -> str:
     if not layer.name or "/" in layer.name or layer.name == "." or "\0" in layer.name:
         raise NetError("its name cannot be a group's in an HDF5 file", tensor=f"layer {layer.name!r}")
+    if "\0" in layer.type or _is_broken(layer.name + layer.type):
+        raise NetError("its name or type is not UTF-8, or holds a NUL", tensor=f"layer {layer.name!r}")
     if layer.name in groups:
         what = "two layers of this name have blobs, and an HDF5 file holds one group of a name"
         raise NetError(what, tensor=f"layer {layer.name!r}", advice="write a caffemodel, which has room for both")
@@ -114,6 +116,11 @@ def _merged(kept: _Kept, places: list[tuple[int, Piece]]) -> Iterator[Piece]:
         yield piece
         at = offset + piece.size
     yield kept.literal(at, kept.size)
+
+
+def _is_broken(text: str) -> bool:
+    """Whether it stands for bytes that are no UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _Kept(io.RawIOBase):
