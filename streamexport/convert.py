@@ -66,7 +66,7 @@ class Options:
     fold_batchnorm : whether BatchNorm and Scale are merged into the convolutions before them
     input_order : of the input's channels: rgb or bgr
     fold_input_scale : whether the first convolution takes in the scaling of the input, for pixels 0…255 less their mean
-    end : the layer or module to end with, by torch's name; None for the whole net
+    end : the layers or modules to end with, by torch's names; none for the whole net
     softmax : whether outputs that are a softmax stay one
     in_place : whether layers write over their bottoms where they may
     input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
@@ -85,7 +85,7 @@ class Options:
     fold_batchnorm: bool = False
     input_order: str = "rgb"
     fold_input_scale: bool = False
-    end: str | None = None
+    end: tuple[str, ...] = ()
     softmax: bool = True
     in_place: bool = False
     input_shape: tuple[int, ...] | None = None
@@ -94,6 +94,8 @@ class Options:
     eps: float | None = None
 
     def __post_init__(self) -> None:
+        end = (self.end,) if isinstance(self.end, str) else tuple(self.end)  # a single name is one, not its letters
+        object.__setattr__(self, "end", end)
         for what, value, known in (
             ("dialect", self.dialect, dialects.DIALECTS),
             ("style of names", self.names, naming.STYLES),
@@ -141,8 +143,8 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
 
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
-    architecture = nets.architecture(options.net, options.net_args, options.eps)
-
+    refusal = partial(dialects.refusal, dialect=options.dialect)
+    architecture = nets.architecture(options.net, options.net_args, options.eps, options.end, refusal)
     if options.prefix is not None:
         architecture = nets.Under(options.prefix, architecture)
     weights = open_checkpoints(checkpoints, options.key, architecture.fits)
@@ -168,15 +170,16 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         fold_batchnorm=options.fold_batchnorm,
         input_order=options.input_order,
         fold_input_scale=options.fold_input_scale,
-        end=options.end,
-        softmax=options.softmax,
+        end=() if modules.is_named(options.net) else options.end,  # a traced one ends there already
+        softmax=options.softmax or bool(options.end),
         dtype=options.dtype or "float32",
         in_place=options.in_place,
         names=options.names,
     )
     _check_shapes(net)
     if len(net.outputs) > 1:
-        notes.insert(0, f"outputs, in torch's order: {', '.join(net.outputs)}")
+        order = "the order of --end" if options.end else "torch's order"
+        notes.insert(0, f"outputs, in {order}: {', '.join(net.outputs)}")
     net = replace(net, notes=(*net.notes, *notes))
     return replace(bound, net=net, sources=weights.sources, expects=expects)
 
@@ -359,19 +362,21 @@ def made_with(model: Net, file: Path) -> Options:
     return options
 
 
-LISTS = {"input_shape": (int,), "mean": (int, float), "std": (int, float)}
+LISTS = {"end": (str,), "input_shape": (int,), "mean": (int, float), "std": (int, float)}
 TYPES = {
     **dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool),
     **dict.fromkeys(LISTS, tuple),
     "eps": float,
 }
-"""Of the options in a record: of what numbers lists are, and of what type others than strings."""
+"""Of the options in a record: of what lists are, and of what type others than strings."""
 
 
 def recorded(record: bytes) -> Options | None:
     """The options that a model was made with; None if it does not say, or says what no version of ours would."""
     try:
         fields = json.loads(record)["options"]
+        end = fields.get("end")
+        fields["end"] = [end] if isinstance(end, str) else end or []  # older ones hold a single name, or null
         if type(fields["net"]) is not str:
             return None
         for name, kinds in LISTS.items():

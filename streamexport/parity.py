@@ -64,10 +64,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """All layers that were compared, in order; those of the net's outputs last."""
+    """All layers that were compared, in order; those of the net's outputs last.
+
+    Attributes
+    ----------
+    unjudged : outputs that stand for no result of a module's, with which torch could be compared
+    """
 
     engine: str
     differences: tuple[Difference, ...]
+    unjudged: tuple[str, ...] = ()
 
     @property
     def departed(self) -> Difference | None:
@@ -108,7 +114,8 @@ def parity(
     net = bound.net
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
     image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
-    torchs = partial(run, bound.make, bound.tensors, image, halved=_halved(net))
+    watched = {layer.origin.path for layer in net.layers if layer.origin is not None}
+    torchs = partial(run, bound.make, bound.tensors, image, watched, halved=_halved(net))
     exact = torchs()
     asked = _compared(net, exact, options)
     if not asked:
@@ -129,6 +136,7 @@ def parity(
             Difference(part.layer.name, part.blob, part.name, largest, relative, part not in departed)
             for part, (largest, relative) in distances.items()
         ),
+        tuple(output for output in net.outputs if output not in {part.blob for part in asked}),
     )
 
 
@@ -208,7 +216,7 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
         for top, layer in writers.items()
         if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
     ]
-    if options.end is None and len(net.outputs) == len(outputs.last):
+    if not options.end and len(net.outputs) == len(outputs.last):
         left_out = net.left_out or [()] * len(net.outputs)
         parts += [_Part(writers[top], top, index, left_out[index]) for index, top in enumerate(net.outputs)]
     return parts

@@ -64,16 +64,18 @@ def run(
     make: Maker,
     tensors: Mapping[str, Tensor],
     image: Array,
+    watched: Collection[str],
     dtype: str = "float32",
     halved: Collection[str] = (),
 ) -> Outputs:
-    """What the module computes of an input, and all calls of torch's own modules inside it.
+    """What the module computes of an input, and all calls of some modules inside it.
 
     Parameters
     ----------
     make : builds the module
     tensors : its state dict
     image : the input
+    watched : paths of the modules whose results are kept, where these are single tensors
     dtype : float32, or float64: what every number is computed in
     halved : tensors that are rounded to half floats first, as a model holds them
 
@@ -99,7 +101,7 @@ def run(
         return keep
 
     for path, inner in module.named_modules():
-        if type(inner).__module__.startswith("torch.nn.modules.") and not any(inner.children()):
+        if path in watched:
             inner.register_forward_hook(hook(path))
     try:
         with torch.no_grad(), _streamed(module, tensors, precision, halved):

@@ -233,21 +233,21 @@ def test_the_reference_of_a_crop_has_pytorch_s_size_at_every_input():
     ],
 )
 def test_a_net_is_cut_behind_a_layer_or_module(end, last):
-    net = passed(bound(), end=end)
+    net = passed(bound(), end=[end])
     assert net.layers[-1].name == last
     consumed = {bottom for layer in net.layers for bottom in layer.bottoms}
     assert [layer.name for layer in net.layers if layer.tops[0] not in consumed] == [last]
 
 
 def test_cutting_drops_what_the_end_does_not_need():
-    names = [layer.name for layer in passed(bound(), end="layer1.0.conv3").layers]
+    names = [layer.name for layer in passed(bound(), end=["layer1.0.conv3"]).layers]
     assert names[-1] == "layer1.0.conv3"
     assert not any("downsample" in name for name in names)
 
 
 def test_an_end_that_is_nowhere_is_refused():
     with pytest.raises(NetError, match="no layer 'layer9' to end with; did you mean"):
-        passed(bound(), end="layer9")
+        passed(bound(), end=["layer9"])
 
 
 def test_no_softmax():

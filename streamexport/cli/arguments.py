@@ -50,7 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--std", "what they are divided by then (the same)", metavar="R,G,B", type=numbers)
     add("--eps", "BatchNorm's epsilon in built-in nets (default: 1e-5)", metavar="E", type=float)
-    add("--end", "cut the net behind this layer or module, by torch's name", metavar="LAYER")
+    add(
+        "--end",
+        "cut the net behind this layer or module, by torch's name; several become outputs, in that order",
+        action="append",
+        metavar="LAYER",
+    )
     add("--no-softmax", "leave out the softmax that an output is", dest="softmax", action="store_false")
     add("--in-place", "let layers write over their bottoms where they may", action="store_true")
     add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape)

@@ -103,9 +103,10 @@ def _compared(
         advice = "its blobs are right, and so are the layers before it; --layers prints all of them"
         raise VerifyError(what, file=", ".join(models), tensor=where, advice=advice)
     last = found.differences[-1]
+    unjudged = f"; {', '.join(found.unjudged)} not compared: no module's result" if found.unjudged else ""
     return (
         f"{arguments.plural(len(found.differences), 'layer')} as torch computes them, {last.blob} within {last.largest:.2g},"
-        f" {last.relative:.1e} of its largest value; {found.engine}, {time.monotonic() - start:.1f} s,"
+        f" {last.relative:.1e} of its largest value{unjudged}; {found.engine}, {time.monotonic() - start:.1f} s,"
         f" peak memory {arguments.peak_memory() / 2**20:.1f} MiB"
     )
 

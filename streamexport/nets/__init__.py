@@ -4,7 +4,7 @@ module, traced. `bind` chooses among them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import prod
@@ -14,7 +14,7 @@ from ..errors import NetError
 from ..tensors import Tensor
 from . import fitting, modules
 from .fitting import Bound, Shapes
-from .graph import DEFAULT_SIZE, LARGEST, Net
+from .graph import DEFAULT_SIZE, LARGEST, Net, Refusal
 from .resnet import ANCHOR, EPSILON, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 if TYPE_CHECKING:
@@ -56,7 +56,13 @@ class Architecture(Protocol):
         """The net with a checkpoint's tensors; NetError: not everything fits, says what does not, and what would."""
 
 
-def architecture(name: str = AUTO, arguments: str | None = None, epsilon: float | None = None) -> Architecture:
+def architecture(
+    name: str = AUTO,
+    arguments: str | None = None,
+    epsilon: float | None = None,
+    end: Sequence[str] = (),
+    refusal: Refusal = lambda _: None,
+) -> Architecture:
     """The net of that name.
 
     Parameters
@@ -64,6 +70,7 @@ def architecture(name: str = AUTO, arguments: str | None = None, epsilon: float 
     name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
     arguments : for what builds a module, JSON
     epsilon : of BatchNorm, for a built-in net; None for torch's default
+    end, refusal : where a module's net ends, see `traced.bind`; a built-in one is whole
 
     Raises
     ------
@@ -73,7 +80,7 @@ def architecture(name: str = AUTO, arguments: str | None = None, epsilon: float 
         what = "a module says its own" if modules.is_named(name) else f"{epsilon} is none"
         raise NetError(f"--eps is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
     if modules.is_named(name):
-        return modules.UserNet.of(name, arguments)
+        return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal)
     if arguments is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)

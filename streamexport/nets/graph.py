@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from ..errors import LimitError
+from ..errors import LimitError, NetError
 from ..extents import Piece, Source
 from ..tensors import FLOAT32, Computed, DType, Stored
 
@@ -145,3 +145,15 @@ class Net:
     def payload(self) -> int:
         """Bytes of all blobs."""
         return sum(blob.values.size for layer in self.layers for blob in layer.blobs)
+
+
+class InexpressibleError(NetError):
+    """Layers that a dialect has no words for; `places` are theirs among those that it was asked about."""
+
+    def __init__(self, what: str, *, advice: str | None, places: Sequence[int]) -> None:
+        super().__init__(what, advice=advice)
+        self.places = places
+
+
+Refusal = Callable[[Sequence[Layer]], InexpressibleError | None]
+"""What a dialect says of layers that it cannot express, see `passes.dialects.refusal`."""

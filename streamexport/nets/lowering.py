@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+UNMADE = "?"
+"""The top of what could not be expressed, in place of which the rest is looked at."""
+
 SMALL = 1 << 20
 """Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from."""
 
@@ -109,12 +112,12 @@ class Label:
 
     Attributes
     ----------
-    base : the module's path, or that of the module around it and the name of the function
-    key : of the call of the module, or of the node: those that share a base are numbered by it
+    name : the module's path, or that of the module around it and the name of the function, numbered where several share it
+    node : which one it is, by the graph's own name
     """
 
-    base: str
-    key: str = ""
+    name: str
+    node: str = ""
 
 
 Operator = Callable[..., Any]
@@ -335,34 +338,25 @@ class Lowering:
 
     # The end
 
-    def finished(self, net_input: str) -> tuple[tuple[Layer, ...], dict[str, str]]:
-        """The layers with their names, and the tops by what they were called meanwhile. Tops are called like layers."""
-        names = self._names(net_input)
-        tops = {net_input: net_input}
-        layers = []
-        for draft, name in zip(self.drafts, names, strict=True):
+    def finished(self, data: Layer) -> tuple[tuple[Layer, ...], dict[str, str]]:
+        """The input's layer and those behind it with their names, and the tops by what they were called meanwhile.
+
+        Layers are called after their nodes, and numbered where these make several; tops are called like layers.
+        """
+        names: dict[str, None] = {data.name: None}
+        tops = {data.name: data.name, UNMADE: UNMADE}
+        layers = [data]
+        for draft in self.drafts:
+            name = f"{draft.label.name}.{draft.part}" if draft.part else draft.label.name
+            numbered = (f"{name}_{number}" for number in count(2))
+            name = name if name not in names else next(other for other in numbered if other not in names)
+            names[name] = None
             several = len(draft.layer.tops) > 1
             named = tuple(f"{name}.{index}" if several else name for index in range(len(draft.layer.tops)))
             tops.update(zip(draft.layer.tops, named, strict=True))
             bottoms = tuple(tops[bottom] for bottom in draft.layer.bottoms)
             layers.append(replace(draft.layer, name=name, bottoms=bottoms, tops=named))
         return tuple(layers), tops
-
-    def _names(self, net_input: str) -> list[str]:
-        """Layers are called after modules; where several nodes share a name, after their numbers too."""
-        keys: dict[str, list[str]] = {}
-        for draft in self.drafts:
-            known = keys.setdefault(draft.label.base, [])
-            if draft.label.key not in known:
-                known.append(draft.label.key)
-        names: dict[str, None] = {net_input: None}
-        for draft in self.drafts:
-            same = keys[draft.label.base]
-            name = draft.label.base + (str(same.index(draft.label.key) + 1) if len(same) > 1 else "")
-            name += f".{draft.part}" if draft.part else ""
-            numbered = (f"{name}_{number}" for number in count(2))
-            names[name if name not in names else next(other for other in numbered if other not in names)] = None
-        return list(names)[1:]
 
     def mark(self, value: Value, call: Call) -> None:
         """Says that a value is what a call of a module returns."""

@@ -26,7 +26,7 @@ from ..extents import BUFFER
 from ..tensors import Computed, Stored, Strided, Tensor
 from . import fitting
 from .fitting import Bound, Shapes, Wanted
-from .graph import DEFAULT_SIZE
+from .graph import DEFAULT_SIZE, Refusal
 
 if TYPE_CHECKING:
     import torch
@@ -104,16 +104,14 @@ class UserNet:
     Attributes
     ----------
     name : MODULE:CALLABLE or FILE.py:CALLABLE
-    make : builds the module
+    make : builds the module, see `find`
+    end, refusal : where the net ends, see `traced.bind`
     """
 
     name: str
     make: Maker
-
-    @classmethod
-    def of(cls, name: str, arguments: str | None) -> UserNet:
-        """See `find`."""
-        return cls(name, find(name, arguments))
+    end: tuple[str, ...] = ()
+    refusal: Refusal = lambda _: None
 
     @cached_property
     def built(self) -> tuple[nn.Module, str]:

@@ -14,8 +14,8 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, NetError, reason
 from ..tensors import Tensor
-from . import modules
+from . import ends, modules
 from .complaints import explained
-from .graph import LARGEST, Call, Layer, Net
-from .lowering import OPERATORS, Constant, Label, Lowering, UnsupportedError, Value
+from .graph import LARGEST, Call, Layer, Net, Refusal
+from .lowering import OPERATORS, UNMADE, Constant, Label, Lowering, UnsupportedError, Value
 from .views import View
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     Parameters
     ----------
     tensors : the state dict
-    user : what builds the module
+    user : what builds the module; `end` names modules or layers whose results the net is there for, in that order: what
+        they do not need is not looked at; `refusal` is what the dialect that the net is for says of its layers
     input_shape : of its only input
 
     Raises
     ------
-    NetError : the module cannot be built or traced, or Caffe cannot compute what it computes
+    NetError : the module cannot be built or traced, or Caffe cannot compute what it computes; it says up to where it can
     """
     module, why = user.built
     if not why:
@@ -63,7 +64,14 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     if why:
         program = export(module, user.name, input_shape)
     notes = (f"built on the CPU, without weights, since on torch's meta device it {why}",) if why else ()
-    return _Walk(program, module, tensors, user.name).net(input_shape, notes)
+    walk = _Walk(program, module, tensors, user.name, input_shape)
+    try:
+        found = walk.net(user.end, user.refusal)
+    except NetError as error:
+        advice = (error.advice, walk.offer(user.refusal))
+        error.advice = "; ".join(filter(None, advice)) or None
+        raise
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> ExportedProgram:
@@ -142,41 +150,63 @@ class _Refusals:
 
 
 class _Walk:
-    """One pass over a graph."""
+    """A graph, and what becomes of it, node by node."""
 
     def __init__(
-        self, program: ExportedProgram, module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str
+        self,
+        program: ExportedProgram,
+        module: torch.nn.Module,
+        tensors: Mapping[str, Tensor],
+        name: str,
+        input_shape: tuple[int, ...],
     ) -> None:
         from . import operators  # noqa: F401 # registers them
 
-        self.program, self.tensors, self.name = program, tensors, name
+        self.program, self.tensors, self.name, self.shape = program, tensors, name, tuple(input_shape)
         self.buffers = dict(module.named_buffers())
+        self.graph = ends.Graph(program)
+        self.refused: set[str] = set()  # nodes, by name
+
+    def net(self, end: Sequence[str], refusal: Refusal) -> Net:
+        """The net that ends so, or the whole one. NetError if Caffe cannot compute it, or the dialect cannot say it."""
         self.lowering, self.refusals = Lowering(), _Refusals()
         self.results: dict[Node, Any] = {}
-        self.last = _last_nodes(program)
-
-    def net(self, input_shape: tuple[int, ...], notes: tuple[str, ...]) -> Net:
-        shape = tuple(input_shape)
-        made: list[Value] = []
-        for node in self.program.graph.nodes:
-            if node.op == "placeholder":
-                self.results[node] = self.placeholder(node, shape)
-            elif node.op == "output":
-                made = self.outputs(node)
-            else:
-                self.results[node] = self.call(node)
+        last = [self.graph.end(name) for name in end]
+        self.needed = ends.ancestors(node for node, _ in last) if last else set(self.graph.nodes)
+        for node in self.graph.nodes:
+            if node in self.needed and node.op != "output":
+                self.results[node] = self.placeholder(node) if node.op == "placeholder" else self.call(node)
+        made = [*self.returned(ends_early=bool(last)), *self.ended(last)]
+        shape = {"shape": [{"dim": list(self.shape)}]}
+        data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": shape}, shapes=(self.shape,))
+        layers, tops = self.lowering.finished(data)
+        inexpressible = refusal(layers)
+        if inexpressible:
+            self.refused |= {self.lowering.drafts[place - 1].label.node for place in inexpressible.places}
         if self.refusals.places:
             raise self.refusals.error(self.name)
+        if inexpressible:
+            raise inexpressible
         if not made:
             raise NetError(f"{self.name} computes nothing: its module returns no tensor")
-        layers, tops = self.lowering.finished(INPUT)
-        data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": {"shape": [{"dim": list(shape)}]}}, shapes=(shape,))
         outputs = tuple(tops[value.top] for value in made)
-        found = f"net {self.name}, traced with an input of {list(shape)}"
+        found = f"net {self.name}, traced with an input of {list(self.shape)}"
         title = self.name.rpartition(":")[2].rpartition(".")[2]
-        return Net(title, (data, *layers), outputs=outputs, notes=(found, *notes))
+        return Net(title, layers, outputs=outputs, notes=(found,))
 
-    def placeholder(self, node: Node, input_shape: tuple[int, ...]) -> Value | Constant:
+    def offer(self, refusal: Refusal) -> str | None:
+        """How far the net can be made, after it could not. It was tried."""
+        known = -1
+        while known < len(self.refused):
+            known = len(self.refused)
+            names = self.graph.frontier(self.refused)
+            with suppress(NetError):
+                if self.refused and names:
+                    self.net(names, refusal)
+                    return f"everything up to {' and '.join(names)} can: {' '.join(f'--end {name}' for name in names)}"
+        return None
+
+    def placeholder(self, node: Node) -> Value | Constant:
         signature = self.program.graph_signature
         kept = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         if node.name in kept:
@@ -184,7 +214,7 @@ class _Walk:
         if node.name in signature.inputs_to_lifted_tensor_constants:
             constant = self.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
             return Constant(tuple(constant.shape), (), None, lambda: constant)
-        return Value(INPUT, input_shape, View.of(input_shape))
+        return Value(INPUT, self.shape, View.of(self.shape))
 
     def kept(self, name: str, shape: tuple[int, ...]) -> Constant:
         """A parameter or buffer."""
@@ -212,30 +242,33 @@ class _Walk:
         arguments = _resolved(node.args, self.results), _resolved(node.kwargs, self.results)
         if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)) and not _is_random(node):
             return _computed(node, *arguments)
-        name, overload = _name(node)
+        name, overload = ends.function(node)
         function = OPERATORS.get(f"{name}.{overload}") or OPERATORS.get(name)
         try:
             if function is None:
                 raise UnsupportedError("is not known here")
             return self.lowered(node, function, *arguments)
         except UnsupportedError as refused:
-            self.refusals.add(f"aten.{name}", _place(node), refused)
+            self.refuse(node, refused)
         except Error:
             raise
         except Exception as error:  # arguments that no function expects, constants that torch cannot compute
-            what = f"cannot be expressed: {type(error).__name__}: {reason(error)}"
-            self.refusals.add(f"aten.{name}", _place(node), UnsupportedError(what))
+            self.refuse(node, UnsupportedError(f"cannot be expressed: {type(error).__name__}: {reason(error)}"))
         return _placeholders(node)
+
+    def refuse(self, node: Node, refused: UnsupportedError) -> None:
+        self.refused.add(node.name)
+        self.refusals.add(f"aten.{ends.function(node)[0]}", _place(node), refused)
 
     def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         lowering = self.lowering
-        lowering.label = _label(node)
+        lowering.label = self.graph.labels[node]
         lowering.shapes = _shapes(node)
         made_by_torch = node.meta["val"]
         if not isinstance(made_by_torch, (list, tuple)) and not str(made_by_torch.dtype).endswith("float32"):
             what = f"changes the type of an activation to {made_by_torch.dtype}"
             raise UnsupportedError(what, "Caffe computes in float32")
-        taken = (user.args[1] for user in node.users if user.target is operator.getitem)
+        taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
         lowering.used = frozenset(index for index in taken if isinstance(index, int))
         made = function(lowering, *args, **kwargs)
         for value, shape in zip(made if isinstance(made, list) else [made], lowering.shapes, strict=False):
@@ -249,30 +282,48 @@ class _Walk:
         return made
 
     def mark(self, node: Node, value: Value) -> None:
-        call = self.last.get(node)
+        call = self.graph.calls.get(node)
         if call is not None and value.view.is_in_order and value.top != INPUT and not any(value.padding):
             self.lowering.mark(value, call)
 
-    def outputs(self, node: Node) -> list[Value]:
-        made = []
-        (results,) = _resolved(node.args, self.results)
-        for value, spec in zip(results, self.program.graph_signature.output_specs, strict=True):
+    def returned(self, ends_early: bool) -> Iterator[Value]:
+        """What the module returns, unless the net ends before; changes of its state are refused, Caffe's nets have none."""
+        signature = self.program.graph_signature
+        kept = (*signature.inputs_to_buffers.items(), *signature.inputs_to_parameters.items())
+        state = {name: node for node, name in kept}
+        needed = {node.name for node in self.needed}
+        (results,) = self.graph.nodes[-1].args
+        for leaf, spec in zip(results, signature.output_specs, strict=True):
             try:
-                if spec.kind.name == "USER_INPUT_MUTATION":
-                    continue
-                if spec.kind.name != "USER_OUTPUT":
-                    raise UnsupportedError(
-                        f"is what {spec.target} is from then on: the next answer would be another one"
-                    )
-                if not isinstance(value, Value):
-                    raise UnsupportedError("is a constant, not computed from the input")
-                self.lowering.label = Label("output")
-                value = self.lowering.reshaped(value, value.shape or (1,))
-                if value.top == INPUT:
-                    raise UnsupportedError("is the input itself")
-                made.append(value)
+                if spec.kind.name == "USER_OUTPUT":
+                    if not ends_early:
+                        yield self.output(_resolved(leaf, self.results), Label("output"))
+                elif spec.kind.name != "USER_INPUT_MUTATION" and state[spec.target] in needed:
+                    self.refused.add(state[spec.target])
+                    what = f"is what {spec.target} is from then on: the next answer would be another one"
+                    raise UnsupportedError(what)
             except UnsupportedError as refused:
                 self.refusals.add("an output", "of the net", refused)
+
+    def ended(self, last: Sequence[tuple[Node, Call | None]]) -> Iterator[Value]:
+        """What the net ends with, where that is not what the module returns."""
+        for node, call in last:
+            try:
+                value = self.output(self.results[node], self.graph.labels[node])
+                if call is not None:
+                    self.lowering.mark(value, call)
+                yield value
+            except UnsupportedError as refused:
+                self.refuse(node, refused)
+
+    def output(self, value: Any, label: Label) -> Value:
+        """A result whose blob is torch's own, element by element."""
+        if not isinstance(value, Value):
+            raise UnsupportedError("is a constant, not computed from the input")
+        self.lowering.label = label
+        made = self.lowering.reshaped(value, value.shape or (1,))
+        if made.top == INPUT:
+            raise UnsupportedError("is the input itself")
         return made
 
 
@@ -337,42 +388,8 @@ def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
 
 def _placeholders(node: Node) -> Any:
     """In place of what cannot be expressed, so that the rest can be looked at."""
-    made = [Value("?", shape, View.of(shape)) for shape in _shapes(node)]
+    made = [Value(UNMADE, shape, View.of(shape)) for shape in _shapes(node)]
     return made if isinstance(node.meta["val"], (list, tuple)) else made[0]
-
-
-def _name(node: Node) -> tuple[str, str]:
-    """An ATen operator's name and overload."""
-    packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
-    return packet, overload
-
-
-def _stack(node: Node) -> list[tuple[str, str, str]]:
-    """The calls of modules that a node is made in: key (path and number of the call), path, class."""
-    return [(key, path, str(kind)) for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()]
-
-
-def _last_nodes(program: ExportedProgram) -> dict[Node, Call]:
-    """The nodes that calls of torch's own modules without children end with."""
-    last: dict[str, tuple[Node, str]] = {}
-    for node in program.graph.nodes:
-        stack = _stack(node)
-        if node.op != "call_function" or not stack or not stack[-1][2].startswith("torch.nn.modules."):
-            continue
-        key, path, _ = stack[-1]
-        last[key] = (node, path)
-    # Numbers, not places in the order: of calls that come to nothing there is no node.
-    return {node: Call(path, int(key.rpartition("@")[2]) if "@" in key else 0) for key, (node, path) in last.items()}
-
-
-def _label(node: Node) -> Label:
-    """Layers of torch's own modules are called after them, others after the module around and the function."""
-    stack = _stack(node)
-    *_, (key, path, kind) = stack or [("", "", "")]
-    function = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_") or _name(node)[0].strip("_")
-    if kind.startswith("torch.nn.modules.") and path:
-        return Label(path, key)
-    return Label(f"{path}.{function}" if path else function, node.name)
 
 
 def _place(node: Node) -> str:
@@ -382,5 +399,5 @@ def _place(node: Node) -> str:
     own = str(Path(torch.__file__).parent)
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     line = next((f" at {Path(file).name}:{line}" for file, line in reversed(frames) if not file.startswith(own)), "")
-    stack = _stack(node)
+    stack = ends.calls(node)
     return f"in {(stack[-1][1] if stack else '') or 'the net itself'}{line}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..nets.graph import Net
 from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sums
 
@@ -13,21 +15,21 @@ def apply(
     fold_batchnorm: bool = False,
     input_order: str = "rgb",
     fold_input_scale: bool = False,
-    end: str | None = None,
+    end: Sequence[str] = (),
     softmax: bool = True,
     dtype: str = "float32",
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Softmax, sums, dialect, folding, input, cutting, cleaning, outputs, precision; naming last: others use torch's names."""
-    if not softmax and end is None:
+    """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, precision; naming last: others use torch's names."""
+    if end:
+        net = cutting.cut(net, end)
+    elif not softmax:
         net = outputs.without_softmax(net)
     net = dialects.express(sums.shorten(net), dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)
-    if end is not None:
-        net = cutting.cut(net, end)
     net = opencv.keep_apart(outputs.apart(cleaning.clean(net)), dialect)
     if in_place:
         net = cleaning.write_in_place(net)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
-from ..errors import NetError
-from ..nets.graph import Net
+from ..nets.ends import no_end
+from ..nets.graph import Layer, Net
 from .cleaning import without_dead
 
 
-def cut(net: Net, end: str) -> Net:
-    """What the module called `end` needs, with the last of the layers that it became as the last of all.
+def cut(net: Net, end: Sequence[str]) -> Net:
+    """What these layers and modules need, and no more; several ends are the net's outputs, in that order.
 
-    `end` is a layer, or a module that holds layers: `layer4` is cut behind the last layer whose name begins with `layer4.`.
+    Each is a layer, or a module that holds layers: `layer4` is cut behind the last layer whose name begins with `layer4.`.
     """
-    inside = [index for index, layer in enumerate(net.layers) if layer.name == end or layer.name.startswith(end + ".")]
+    last = [_last(net, name) for name in end]
+    tops = tuple(top for layer in last for top in layer.tops)
+    needed = without_dead(replace(net, outputs=tops))
+    return replace(needed, outputs=tops if net.outputs or len(tops) > 1 else ())
+
+
+def _last(net: Net, name: str) -> Layer:
+    inside = [layer for layer in net.layers if layer.name == name or layer.name.startswith(name + ".")]
     if not inside:
-        near = get_close_matches(end, [*dict.fromkeys(_modules(net))], 3)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {net.layers[-1].name}"
-        raise NetError(f"there is no layer {end!r} to end with", advice=advice)
-    last = inside[-1]
-    tops = net.layers[last].tops
-    needed = without_dead(replace(net, layers=net.layers[: last + 1], outputs=tops))
-    return replace(needed, outputs=net.outputs and tops)
+        raise no_end(name, [*dict.fromkeys(_modules(net))])
+    return inside[-1]
 
 
 def _modules(net: Net) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import NetError
 from ..nets import kernels
-from ..nets.graph import Layer, Net
+from ..nets.graph import InexpressibleError, Layer, Net
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -35,25 +35,38 @@ HAVE_PERMUTE = ("opencv", "ssd")
 
 def express(net: Net, dialect: str) -> Net:
     """The net in the words of one dialect; it computes the same. NetError, naming all of them, where layers cannot."""
+    if refused := refusal(net.layers, dialect):
+        raise refused
     layers: list[Layer] = []
     renamed: dict[str, str] = {}
-    refused: list[NetError] = []
     for layer in net.layers:
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
-        express_one = _EXPRESSIONS.get(layer.type)
-        try:
-            made = list(express_one(layer, dialect)) if express_one else [layer]
-        except NetError as error:
-            refused.append(error)
-            continue
+        made = _expressed(layer, dialect)
         if made[-1].tops != layer.tops:
             renamed[layer.tops[0]] = made[-1].tops[0]
         made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
         layers += made
-    if refused:
-        names = ", ".join(f"{error.tensor}: {error.what}" for error in refused)
-        raise NetError(f"dialect {dialect} cannot express {names}", advice=refused[0].advice)
     return replace(net, layers=tuple(layers), outputs=tuple(renamed.get(top, top) for top in net.outputs))
+
+
+def refusal(layers: Sequence[Layer], dialect: str) -> InexpressibleError | None:
+    """What names all layers that the dialect cannot express; None if there are none."""
+    found: dict[int, NetError] = {}
+    for place, layer in enumerate(layers):
+        try:
+            _expressed(layer, dialect)
+        except NetError as error:
+            found[place] = error
+    if not found:
+        return None
+    first, *_ = found.values()
+    names = ", ".join(f"{error.tensor}: {error.what}" for error in found.values())
+    return InexpressibleError(f"dialect {dialect} cannot express {names}", advice=first.advice, places=list(found))
+
+
+def _expressed(layer: Layer, dialect: str) -> list[Layer]:
+    express_one = _EXPRESSIONS.get(layer.type)
+    return list(express_one(layer, dialect)) if express_one else [layer]
 
 
 def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:

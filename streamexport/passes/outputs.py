@@ -54,7 +54,8 @@ def apart(net: Net) -> Net:
         maker, index = makers[output]
         if output in consumers or net.outputs.count(output) > 1 or len(maker.tops) > 1:
             name = _free(f"{output}.output", names)
-            copy = Layer(name, "Split", (output,), (name,), shapes=maker.shapes[index : index + 1])
+            origin = None if index else maker.origin
+            copy = Layer(name, "Split", (output,), (name,), origin=origin, shapes=maker.shapes[index : index + 1])
             copies.setdefault(maker.name, []).append(copy)
             names.add(name)
             output = name
