@@ -10,17 +10,23 @@ import functools
 import pathlib
 import pickle
 import random
+import re
 import struct
 import subprocess
 import sys
 import types
+import warnings
+import zipfile
 
 import numpy as np
 import pytest
 import torch
-from test_readers_torch import assert_same, save
+from conftest import assert_refused, run_cli
+from test_readers_torch import FORMATS, assert_same, save
 from torch import nn
 
+from streamexport import Options, plan
+from streamexport.errors import NetError
 from streamexport.readers import open_weights
 
 
@@ -161,7 +167,7 @@ for path in sys.argv[2:]:
     watching = True
     weights = open_weights(path)
     watching = False
-    assert list(weights.tensors) == ["w"], path
+    assert [name for name in weights.tensors if name != "x"] == ["w"], path  # x may stand for a tensor, without elements
     assert [event for event in seen if event[0] != "builtins.id"] == [("open", path)], (path, seen)
     seen.clear()
 assert set(sys.modules) == known, set(sys.modules) - known
@@ -183,3 +189,132 @@ def test_nothing_that_a_pickle_names_is_imported_or_called(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "executed").exists()
+
+
+# Tensors that no blob can be made of
+
+
+class Wrapped(torch.Tensor):
+    """A subclass whose elements are somewhere else."""
+
+    @staticmethod
+    def __new__(cls):
+        return torch.Tensor._make_wrapper_subclass(cls, (2,), dtype=torch.float32)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return torch.zeros(2)
+
+
+class Tagged(torch.Tensor):
+    """A subclass with elements like any other's."""
+
+
+def unreadable():
+    per_channel = torch.quantize_per_channel(torch.ones(3, 2), torch.ones(3), torch.zeros(3), 0, torch.quint8)
+    yield "is quantised (qint8)", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    yield "is quantised (quint8)", per_channel
+    yield "is sparse", torch.eye(2).to_sparse()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield "is sparse", torch.eye(2).to_sparse_csr()
+        yield "is a nested tensor", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    yield "holds float8_e4m3fn", torch.ones(3).to(torch.float8_e4m3fn)
+    yield "holds uint16", torch.ones(3).to(torch.uint16)
+    yield "is lazily conjugated or negated", torch.ones(3, dtype=torch.complex64).conj()
+    yield "lies on the meta device", torch.ones(3, device="meta")
+    yield "is a Wrapped, which is rebuilt in a way of its own", Wrapped()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(("what", "tensor"), list(unreadable()))
+def test_a_tensor_that_cannot_be_read_is_ignored_and_named_where_it_is_needed(tmp_path, checkpoint, form, what, tensor):
+    state = torch.load(checkpoint("resnet18"))
+    path = save({**state, "unused": tensor}, tmp_path / "c", form)
+    assert len(plan([path], tmp_path / "m.caffemodel", Options(net="resnet18")).net.layers) > 60
+    (remark,) = open_weights(path).remarks
+    assert remark.startswith(f"unused {what}")
+    path = save({**state, "fc.weight": tensor}, tmp_path / "c", form)
+    with pytest.raises(
+        NetError, match=rf"fc.weight is \[.*\], not .*; fc.weight {re.escape(what)}.* \(at byte \d+\): "
+    ):
+        plan([path], tmp_path / "m.caffemodel", Options(net="resnet18"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_tensor_of_the_right_shape_is_refused_for_what_it_is(tmp_path, checkpoint, form):
+    state = torch.load(checkpoint("resnet18"))
+    state["fc.weight"] = torch.quantize_per_tensor(state["fc.weight"], 0.1, 0, torch.qint8)
+    line = assert_refused("convert", save(state, tmp_path / "c", form), "-o", tmp_path / "m.caffemodel")
+    assert re.search(r"fc.weight: is quantised \(qint8\) \(at byte \d+\); dequantize\(\) it before saving", line)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_complex_numbers_are_refused_where_they_are_needed(tmp_path, checkpoint, form):
+    state = torch.load(checkpoint("resnet18"))
+    state["fc.weight"] = state["fc.weight"].to(torch.complex64)
+    line = assert_refused("convert", save(state, tmp_path / "c", form), "-o", tmp_path / "m.caffemodel")
+    assert "fc.weight: holds complex64, a Caffe blob holds floating-point numbers" in line
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_tensors_of_subclasses_and_with_attributes_are_tensors(tmp_path, form):
+    tagged, parameter = torch.arange(3.0).as_subclass(Tagged), nn.Parameter(torch.ones(2))
+    tagged.note = parameter.note = "x"
+    path = save({"a": tagged, "b": parameter, "c": nn.Buffer(torch.zeros(2))}, tmp_path / "c", form)
+    assert_same(open_weights(path), {"a": torch.arange(3.0), "b": torch.ones(2), "c": torch.zeros(2)})
+
+
+def test_an_object_where_a_tensor_is_needed_is_named(tmp_path, checkpoint):
+    state = torch.load(checkpoint("resnet18"))
+    path = save({**state, "fc.weight": argparse.Namespace(a=1)}, tmp_path / "c", "zip")
+    last = run_cli("inspect", path).stdout.splitlines()[-1]
+    line = assert_refused("convert", path, "-o", tmp_path / "m.caffemodel", "--net", "resnet18")
+    assert last in line
+    assert "fc.weight is [], not [1000, 512]" in line
+    assert "fc.weight is a argparse.Namespace, no plain data, and nothing was executed (at byte " in line
+
+
+# Files that are something else
+
+
+STRANGERS = {
+    "is a web page": [
+        b"<!DOCTYPE html><html>",
+        b"\n  <html lang='en'>",
+        b"\xef\xbb\xbf<HTML>",
+        b"<?xml version='1.0'?><Error>",
+    ],
+    "is a Git LFS pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"],
+    "is compressed with gzip": [b"\x1f\x8b\x08\x00" + bytes(20)],
+    "is compressed with xz": [b"\xfd7zXZ\x00\x00\x04"],
+    "is a 7z archive": [b"7z\xbc\xaf\x27\x1c\x00\x04"],
+    "is a rar archive": [b"Rar!\x1a\x07\x01\x00"],
+    "is a tar archive": [b"sys_info".ljust(257, b"\0") + b"ustar\x0000" + bytes(500)],
+    "is an ONNX model": [b"\x08\x07\x12\x07pytorch\x1a\x032.0", b"\x08\x0a:\x04abcd"],
+    "is a module of torch for mobile devices": [b"\x1c\x00\x00\x00PTMF" + bytes(20)],
+    "is empty": [b""],
+    "is not a torch checkpoint": [b"noise"],
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+@pytest.mark.parametrize("command", [("inspect",), ("convert", "-o", "m.caffemodel")])
+def test_what_is_something_else_is_called_so(tmp_path, what, command):
+    for content in STRANGERS[what]:
+        (tmp_path / "x.pth").write_bytes(content)
+        line = assert_refused(command[0], tmp_path / "x.pth", *command[1:], cwd=tmp_path)
+        assert f"x.pth: {what}" in line
+
+
+def test_pickles_that_are_no_checkpoints(tmp_path):
+    for value in ({"a": 1}, [1, 2], "text", 5, None, argparse.Namespace(a=1)):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, 4))
+        assert "x.pkl: holds no state dict" in assert_refused("inspect", tmp_path / "x.pkl")
+
+
+def test_the_pickle_alone_of_a_torch_file(tmp_path):
+    with zipfile.ZipFile(save({"w": torch.ones(2)}, tmp_path / "c", "zip")) as archive:
+        (tmp_path / "data.pkl").write_bytes(archive.read("c/data.pkl"))
+    line = assert_refused("inspect", tmp_path / "data.pkl")
+    assert "is the pickle of a torch file, without the elements of its tensors" in line

@@ -19,6 +19,7 @@ from ..extents import Layout, Literal
 from ..files import File, publish
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
+from ..readers.storages import Unreadable
 from ..sources.local import LocalFile
 from . import arguments
 
@@ -119,6 +120,7 @@ def _described(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _weights(weights: Weights) -> dict[str, Any]:
+    readable = [tensor for tensor in weights.tensors.values() if not isinstance(tensor, Unreadable)]
     tensors = [
         {
             "name": tensor.name,
@@ -130,9 +132,9 @@ def _weights(weights: Weights) -> dict[str, Any]:
             "file": tensor.extent.source.name,
             "offset": tensor.extent.offset,
         }
-        for tensor in weights.tensors.values()
+        for tensor in readable
     ]
-    total = sum(tensor.nbytes for tensor in weights.tensors.values())
+    total = sum(tensor.nbytes for tensor in readable)
     found = {"format": weights.format, "key": weights.key, "class": weights.module, "bytes": total}
     return {**found, "tensors": tensors, "unread": [*weights.remarks]}
 

@@ -269,8 +269,9 @@ def recognise(tensors: Mapping[str, Shaped]) -> ResNet | None:
 
 def adapted(net: ResNet, tensors: Mapping[str, Shaped]) -> ResNet:
     """`net` with as many classes and input channels as the tensors have."""
-    classes, stem = _shape(tensors, "fc.weight", 2), _shape(tensors, "conv1.weight", 4)
-    return replace(net, classes=classes[0] if classes else 0, channels=stem[1] if stem else net.channels)
+    head, stem = _shape(tensors, "fc.weight", 2), _shape(tensors, "conv1.weight", 4)
+    classes = head[0] if head else net.classes if "fc.weight" in tensors else 0
+    return replace(net, classes=classes, channels=stem[1] if stem else net.channels)
 
 
 def _named(net: ResNet) -> ResNet:

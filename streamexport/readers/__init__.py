@@ -222,6 +222,11 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
                 candidates = state_dict.candidates(root, source.name)
             chosen, rivals = choose(candidates, key, fits, source.name)
             tensors = {tensor: place(tensor, view, extents, source.name) for tensor, view in chosen.views.items()}
+            for unread, record in chosen.others.items():
+                if torch_objects.is_tensor(record) or (
+                    "." in unread and not chosen.module
+                ):  # it is called like a tensor
+                    tensors[unread] = torch_objects.stand_in(unread, record, source.name)
             found = tuple(rival.key for rival in rivals)
             return Weights(tensors, name, chosen.key, (source,), found, chosen.module, chosen.others)
     if safetensors.recognises(head):

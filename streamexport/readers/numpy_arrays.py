@@ -106,8 +106,11 @@ def _held(data: Any, length: int) -> Extent | bytes | None:
     """The bytes of an array; None if they cannot be its."""
     if type(data) is Record and data.callee.name == "_codecs encode" and data.arguments[1:] == ("latin1",):
         data = data.arguments[0]
-    if type(data) is str and len(data) == length and max(data, default="") <= "\xff":
-        return data.encode("latin-1")
+    elif type(data) is Record and data.callee.qualified == "bytes" and not data.arguments:
+        data = ""  # how Python 3 writes no bytes at all in those protocols
+    if type(data) is str:
+        held = data.encode("latin-1", "ignore")
+        return held if len(held) == length else None
     if type(data) is not Payload:
         return None
     if data.extent.length == length:

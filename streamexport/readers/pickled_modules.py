@@ -67,7 +67,7 @@ def gathered(module: Record, names: Names) -> tuple[dict[str, View], dict[str, R
                 views[path] = found
             elif is_module(value):
                 inner.append((path + ".", value, depth + 1))
-            elif type(value) is Record:
+            elif type(value) is Record and (not _is_script(module) or torch_objects.is_tensor(value)):
                 others[path] = value
         left += reversed(inner)
     return views, others
@@ -83,6 +83,7 @@ def _members(module: Record) -> Iterator[tuple[str, Any]]:
     yield from _entries(held.get("_parameters"))
     yield from ((name, value) for name, value in _entries(held.get("_buffers")) if name not in passing)
     yield from _entries(held.get("_modules"))
+    yield from ((name, value) for name, value in held.items() if torch_objects.is_packed(value))
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import TensorError
-from ..extents import Extent
+from ..extents import Extent, Piece, Source
 from ..sources.decoded import Held
-from ..tensors import DType, Tensor
+from ..tensors import DTYPES, DType, Tensor, contiguous_strides
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,47 @@ class View:
     first: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Nowhere(Source):
+    """Where the bytes of a tensor are that cannot be read: who asks for them is told why."""
+
+    name: str
+    size: int
+    tensor: str
+    why: str
+    advice: str
+    offset: int
+
+    @property
+    def error(self) -> TensorError:
+        where: dict[str, Any] = {"file": self.name, "tensor": self.tensor, "offset": self.offset}
+        return TensorError(self.why, advice=self.advice, **where)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        raise self.error
+
+    def fileno(self) -> None:
+        return None
+
+    def check(self) -> None:
+        pass
+
+
+class Unreadable(Tensor):
+    """A tensor that is there, and whose elements cannot be read. Its dtype says nothing."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], source: Nowhere) -> Unreadable:
+        extent = Extent(source, 0, source.size)
+        return cls(source.tensor, DTYPES["uint8"], shape, contiguous_strides(shape), extent)
+
+    def as_float32(self) -> Piece:
+        assert isinstance(self.extent.source, Nowhere)
+        raise self.extent.source.error
 
 
 def place(name: str, view: View, extents: Mapping[str, Extent], file: str) -> Tensor:

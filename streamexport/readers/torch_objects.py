@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 from ..errors import FormatError
@@ -23,7 +24,7 @@ from ..tensors import DTYPES
 from . import numpy_arrays
 from .cursor import Cursor
 from .records import Global, Record
-from .storages import Opaque, Storage, View
+from .storages import Nowhere, Opaque, Storage, Unreadable, View
 from .unpickle import Unpickler
 
 
@@ -81,6 +82,18 @@ def is_tensor(value: Any) -> bool:
     return is_refused or tensor(value) is not None
 
 
+def stand_in(name: str, record: Record, file: str) -> Unreadable:
+    """What takes the place of a tensor that cannot be read: of its shape, as far as the record says one."""
+    what, advice = described(record)
+    shape = next(filter(_is_shape, record.arguments), ())
+    return Unreadable.of(shape, Nowhere(file, prod(shape), name, what, advice, record.offset))
+
+
+def is_packed(value: Any) -> bool:
+    """Whether a value is an object of C++, in which quantised layers keep their weights."""
+    return type(value) is Record and value.callee.name == _PACKED
+
+
 def described(record: Record) -> tuple[str, str]:
     """What a record is that cannot be read as a tensor, as a clause, and what to do about it."""
     kind = record.callee.name
@@ -91,11 +104,17 @@ def described(record: Record) -> tuple[str, str]:
     return f"is a {record.callee.dotted}, no plain data, and nothing was executed", "save tensors in its place"
 
 
+def _is_shape(value: Any) -> bool:
+    is_tuple = type(value) is tuple and len(value) <= 64
+    return is_tuple and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+
+
 def _named(value: Any) -> str:
     """The last part of a name, as in torch.qint8."""
     return value.qualified if type(value) is Global else "unknown"
 
 
+_PACKED = "torch ScriptObject"
 _REFUSED: dict[str, Callable[..., tuple[str, str]]] = {
     "torch._utils _rebuild_qtensor": lambda storage=None, *_: (
         f"is quantised ({storage.kind if type(storage) is Opaque else 'unknown'})",
@@ -126,6 +145,7 @@ _REFUSED: dict[str, Callable[..., tuple[str, str]]] = {
         ("torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_sparse_csr_tensor"),
         lambda *_: ("is sparse", "save its to_dense()"),
     ),
+    _PACKED: lambda *_: ("holds the weights of a quantised layer", "save the module as it was before"),
     "torch._utils _rebuild_nested_tensor": lambda *_: ("is a nested tensor", "save the tensors that it is made of"),
 }
 _STORAGES: dict[str, Callable[..., Storage | Opaque]] = {
@@ -162,7 +182,7 @@ def _view(storage: Any, first: Any, size: Any, stride: Any, *rest: Any) -> View 
     if type(storage) not in (Storage, Record) or type(size) is not tuple or type(stride) is not tuple:
         raise FormatError("a tensor with a malformed description")
     if type(storage) is Record or (len(rest) > 2 and rest[2]):
-        return Record(Global("torch._utils", "_rebuild_tensor_v2"), (storage,))
+        return Record(Global("torch._utils", "_rebuild_tensor_v2"), (storage, size))
     return View(storage, first, size, stride)
 
 

@@ -102,10 +102,10 @@ class Latin1(Source):
         return counts
 
     def _decoded(self, text: bytes, count: int) -> bytes:
-        decoded = text.decode("utf-8", "ignore")[:count]
-        if len(decoded) != count or max(decoded, default="") > "\xff":
+        decoded = text.decode("utf-8", "ignore")[:count].encode("latin-1", "ignore")
+        if len(decoded) != count:
             raise self._malformed("characters that are no bytes")
-        return decoded.encode("latin-1")
+        return decoded
 
     def _read(self, at: int, length: int) -> bytes:
         return self.text.source.read(self.text.offset + at, min(length, self.text.length - at))
