@@ -89,7 +89,7 @@ def chains(shapes: Sequence[Shape], *steps: Sequence[Way]) -> list[Chain]:
 CASES: Mapping[str, tuple[Callable[[], list[Chain]], Mapping[str, bool]]] = {
     "pairs": (lambda: chains(ALONE, WAYS, WAYS), {}),
     "pairs of a batch, without shapes": (lambda: chains(BATCHES, MAKERS, TAKEN), {"knows_shapes": False}),
-    "pairs in place": (lambda: chains(ALONE[::2], MAKERS, TAKEN), {"in_place": True}),
+    "pairs in place": (lambda: chains(ALONE[::2], MAKERS, TAKEN, KINDS["Softmax"][:1]), {"in_place": True}),
     "threes": (lambda: chains(ALONE, MAKERS, FACTORS, BEHIND), {}),
     "threes with an activation": (lambda: chains(ALONE, MAKERS, FUNCTIONS, BEHIND), {}),
     "threes in place": (lambda: chains(ALONE[2:], FOLDED, FACTORS + FUNCTIONS, BEHIND), {"in_place": True}),

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..nets.graph import Layer, Net
 
-# What works on every element by itself, and may therefore write over its bottom.
+# What works on every element by itself.
 POINTWISE = ("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "PReLU", "Power", "ReLU", "ReLU6", "Sigmoid", "TanH")
 SHARED = ("Input", "Split", "Reshape", "Flatten")  # a top of theirs is their bottom's memory, in Caffe
-IN_PLACE = (*POINTWISE, "BatchNorm", "Scale")
+IN_PLACE = (*(kind for kind in POINTWISE if kind != "AbsVal"), "BatchNorm", "Scale")  # Caffe has AbsVal refuse it
 
 
 def clean(net: Net) -> Net:
