@@ -278,7 +278,9 @@ class Lowering:
     ) -> Value:
         """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
         window, weight = window.symmetric(weight)
-        batch, _, *size = x.blob
+        batch, channels, *size = x.blob
+        if groups == channels == weight.shape[0] and _is_misread(window, size):
+            window, weight = window.enlarged(weight)
         shape = (batch, weight.shape[0], *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
         if min(shape) < 1:
             raise UnsupportedError(f"leaves nothing of an image of {size}")
@@ -288,6 +290,8 @@ class Lowering:
         self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
     ) -> Value:
         """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
+        if all((axis.kernel, axis.stride) == (1, 1) for axis in window.axes) and any(axis.low for axis in window.axes):
+            window, weight = window.enlarged(weight)  # OpenCV does not crop what a single pixel makes
         batch, _, *size = x.blob
         sizes = (axis.transposed(n) for axis, n in zip(window.axes, size, strict=True))
         shape = (batch, weight.shape[1] * groups, *sizes)
@@ -364,3 +368,11 @@ class Lowering:
         if index == "0":
             draft = self.drafts[int(number)]
             draft.layer = replace(draft.layer, origin=draft.layer.origin or call)
+
+
+def _is_misread(window: Window, size: Sequence[int]) -> bool:
+    """Whether OpenCV reads what is not the image, where a kernel of 3x3 is for one channel each: 4.14 does so at a padding of
+    1, if the kernel is dilated or the image is one pixel high or wide."""
+    return all(axis.kernel == 3 for axis in window.axes) and any(
+        axis.low == 1 and (axis.dilation > 1 or 1 in size) for axis in window.axes
+    )

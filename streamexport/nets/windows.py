@@ -63,6 +63,17 @@ class Window:
         first, second = axes
         return Window((first, second)), replace(weight, shape=(*weight.shape[:-2], *rooms), values=values)
 
+    def enlarged(self, weight: Blob) -> tuple[Window, Blob]:
+        """The same with a border of zeros around the kernel, and as much more padding; of a window padded alike."""
+        kernel = weight.shape[-2:]
+        room = (kernel[0] + 2, kernel[1] + 2)
+        first, second = (
+            replace(axis, kernel=axis.kernel + 2, low=axis.low + axis.dilation, high=axis.high + axis.dilation)
+            for axis in self.axes
+        )
+        values = kernels.Embedded(computed(weight), kernel, room, (1, 1))
+        return Window((first, second)), replace(weight, shape=(*weight.shape[:-2], *room), values=values)
+
     def parameters(self) -> dict[str, Any]:
         """In Caffe's words, for a convolution."""
         pad, kernel, stride, dilation = (
