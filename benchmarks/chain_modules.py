@@ -1,0 +1,268 @@
+"""Random modules: chains of layers on images, and on vectors and sequences. The same seed builds the same module.
+
+A step is drawn, and built if it fits the shape that has come about; about every fourth joins two branches, of which each is a
+short chain of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+IMAGE = (1, 3, 12, 10)
+WIDTHS = (4, 6, 8)
+DEPTH = 2
+"""Branches inside branches."""
+
+MOST = 4096
+"""Elements between two steps."""
+
+Step = Callable[[Random, Sequence[int]], nn.Module]
+
+
+def images(seed: int) -> nn.Module:
+    """From IMAGE, 4 to 9 steps; every fourth chain ends with a classifier of vectors."""
+    random = Random(seed)
+    first = nn.Conv2d(3, random.choice(WIDTHS), random.choice((1, 3)), padding=random.choice((0, 1)))
+    chain = Chain(random, IMAGE, [first], random.randint(4, 9), (IMAGES, EITHER))
+    if random.random() < 0.25:
+        chain.extend(random, [Function("mean", lambda x: x.mean((2, 3)))], random.randint(1, 4), (VECTORS, EITHER))
+    return chain.eval()
+
+
+def vectors(seed: int) -> nn.Module:
+    """From IMAGE, pooled to a vector or a sequence, 4 to 9 steps."""
+    random = Random(seed)
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    is_vector = random.random() < 0.5
+    first.append(Function("mean", (lambda x: x.mean((2, 3))) if is_vector else (lambda x: x.mean(2))))
+    return Chain(random, IMAGE, first, random.randint(4, 9), (VECTORS if is_vector else SEQUENCES, EITHER)).eval()
+
+
+class Function(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, name: str, function: Callable[..., Tensor], *weights: Tensor) -> None:
+        super().__init__()
+        self.name, self.function = name, function
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, *self.weights)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+class Chain(nn.Module):
+    """Steps one behind the other; `shape` is what the last one makes."""
+
+    def __init__(
+        self,
+        random: Random,
+        shape: Sequence[int],
+        first: Sequence[nn.Module],
+        count: int,
+        tables: Sequence[Sequence[Step]],
+        depth: int = 0,
+    ) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList()
+        self.shape = tuple(shape)
+        self.extend(random, first, count, tables, depth)
+
+    def extend(
+        self,
+        random: Random,
+        first: Sequence[nn.Module],
+        count: int,
+        tables: Sequence[Sequence[Step]],
+        depth: int = 0,
+    ) -> None:
+        for module in first:
+            self._add(module)
+        while count:
+            table = random.choice(tables) if depth == DEPTH or random.random() < 0.8 else [joined(tables, depth + 1)]
+            module = random.choice(table)(random, self.shape)
+            shape = made(module, self.shape)
+            if shape is not None:
+                self._add(module)
+                count -= 1
+
+    def _add(self, module: nn.Module) -> None:
+        shape = made(module, self.shape)
+        assert shape is not None
+        self.steps.append(module)
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def made(module: nn.Module, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape that a module makes of this one; None where it does not fit, or makes too much, or nothing."""
+    try:
+        with torch.no_grad():
+            made = tuple(module.eval()(torch.empty(shape, device="meta")).shape)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+    return made if 0 < torch.Size(made).numel() <= MOST and made[0] == shape[0] else None
+
+
+class Joined(nn.Module):
+    """Two branches, joined."""
+
+    def __init__(self, name: str, join: Callable[[Tensor, Tensor], Tensor], *branches: nn.Module) -> None:
+        super().__init__()
+        self.name, self.join = name, join
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (branch(x) for branch in self.branches)
+        return self.join(first, second)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "sum": torch.add,
+    "difference": torch.sub,
+    "product": torch.mul,
+    "largest": torch.maximum,
+    "gated": lambda x, y: x * y.sigmoid(),
+    "beside": lambda x, y: torch.cat([x, y], 1),
+}
+
+
+def joined(tables: Sequence[Sequence[Step]], depth: int) -> Step:
+    def build(random: Random, shape: Sequence[int]) -> nn.Module:
+        branches = [
+            nn.Identity() if random.random() < 0.3 else Chain(random, shape, [], random.randint(1, 3), tables, depth)
+            for _ in range(2)
+        ]
+        name = random.choice(list(JOINS))
+        return Joined(name, JOINS[name], *branches)
+
+    return build
+
+
+def function(name: str, of: Callable[..., Tensor]) -> Step:
+    return lambda random, shape: Function(name, of)
+
+
+def weighted(name: str, of: Callable[..., Tensor], count: int = 1) -> Step:
+    """A function with weights for each channel, along an axis of size 1 for each of the others."""
+
+    def build(random: Random, shape: Sequence[int]) -> nn.Module:
+        ones = [1] * (len(shape) - 2)
+        return Function(name, of, *(torch.empty(shape[1], *ones) for _ in range(count)))
+
+    return build
+
+
+def _convolution(random: Random, shape: Sequence[int]) -> nn.Module:
+    rank = len(shape) - 2
+    kernel, channels = random.choice((1, 1, 2, 3, 3, 5)), shape[1]
+    groups = random.choice([1, 1, channels, *(n for n in (2, 3, 4) if channels % n == 0)])
+    outputs = groups * random.choice((1, 2)) if groups == channels else groups * random.choice((1, 2, 3, 4))
+    transposed = random.random() < 0.2
+    kind = {(1, False): nn.Conv1d, (1, True): nn.ConvTranspose1d, (2, False): nn.Conv2d}.get(
+        (rank, transposed), nn.ConvTranspose2d
+    )
+    options = {"padding": random.randint(0, kernel // 2), "stride": random.choice((1, 1, 2))}
+    if not transposed and random.random() < 0.2:
+        options["dilation"] = 2
+    return kind(channels, outputs, kernel, groups=groups, bias=random.random() < 0.5, **options)
+
+
+def _norm(random: Random, shape: Sequence[int]) -> nn.Module:
+    return (nn.BatchNorm1d if len(shape) < 4 else nn.BatchNorm2d)(shape[1], affine=random.random() < 0.8)
+
+
+def _group_norm(random: Random, shape: Sequence[int]) -> nn.Module:
+    return nn.GroupNorm(random.choice([n for n in (1, 2, 3, shape[1]) if shape[1] % n == 0]), shape[1])
+
+
+def _pooling(random: Random, shape: Sequence[int]) -> nn.Module:
+    kernel = random.choice((2, 3))
+    kind = random.choice((nn.MaxPool2d, nn.AvgPool2d))
+    return kind(kernel, random.choice((1, 2)), random.choice((0, kernel // 2)), ceil_mode=random.random() < 0.2)
+
+
+def _linear(random: Random, shape: Sequence[int]) -> nn.Module:
+    return nn.Linear(shape[-1], random.choice(WIDTHS), bias=random.random() < 0.7)
+
+
+def _interpolate(random: Random, shape: Sequence[int]) -> nn.Module:
+    mode = random.choice(("nearest", "nearest", "bilinear"))
+    return nn.Upsample(scale_factor=2, mode=mode)
+
+
+EITHER: list[Step] = [
+    _norm,
+    _norm,
+    weighted("scale", lambda x, scale: x * scale),
+    weighted("offset", lambda x, offset: x + offset),
+    weighted("scale and offset", lambda x, scale, offset: x * scale + offset, 2),
+    lambda random, shape: nn.PReLU(random.choice((1, shape[1]))),
+    lambda random, shape: nn.Dropout(),
+    *(
+        (lambda random, shape, kind=kind: kind())
+        for kind in (
+            *(nn.ReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.Sigmoid, nn.Tanh, nn.SiLU),
+            *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.Softplus, nn.Softsign, nn.LogSigmoid),
+        )
+    ),
+    lambda random, shape: nn.GELU("tanh"),
+    function("2x + 0.5", lambda x: 2 * x + 0.5),
+    function("x / 3", lambda x: x / 3),
+    function("1 - x", lambda x: 1 - x),
+    function("x^2", lambda x: x.square()),
+    function("|x|", torch.abs),
+    function("sqrt(|x| + 0.1)", lambda x: (x.abs() + 0.1).sqrt()),
+    function("3 sqrt(|x|)", lambda x: 3 * x.abs().sqrt()),
+    function("1 / (|x| + 1)", lambda x: 1 / (x.abs() + 1)),
+    function("exp(-|x|)", lambda x: (-x.abs()).exp()),
+    function("log(|x| + 1)", lambda x: (x.abs() + 1).log()),
+    function("-0.5..1", lambda x: x.clamp(-0.5, 1)),
+    function("at least 0.1", lambda x: x.clamp(min=0.1)),
+    function("softmax", lambda x: x.softmax(1)),
+    function("halves turned round", lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
+    function("larger half", lambda x: torch.maximum(*x.chunk(2, 1))),
+    function("some channels", lambda x: x[:, 1:]),
+    function("times its mean", lambda x: x * x.flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1)).sigmoid()),
+]
+IMAGES: list[Step] = [
+    *[_convolution] * 6,
+    _group_norm,
+    lambda random, shape: nn.InstanceNorm2d(shape[1], affine=True),
+    _pooling,
+    _pooling,
+    _interpolate,
+    lambda random, shape: nn.PixelShuffle(2),
+    lambda random, shape: nn.PixelUnshuffle(2),
+    lambda random, shape: nn.ChannelShuffle(2),
+    lambda random, shape: nn.ReflectionPad2d(1),
+    lambda random, shape: nn.AdaptiveAvgPool2d(random.choice((1, 2, 3))),
+    function("layer norm", lambda x: F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)),
+    function("squeezed", lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
+    function("part of it", lambda x: x[:, :, 1:, 1:]),
+    function("mean of columns", lambda x: x.mean(2, keepdim=True)),
+]
+VECTORS: list[Step] = [*[_linear] * 6, lambda random, shape: nn.LayerNorm(shape[-1])]
+SEQUENCES: list[Step] = [
+    *[_convolution] * 5,
+    _linear,
+    _group_norm,
+    lambda random, shape: nn.LayerNorm(shape[-1]),
+    lambda random, shape: nn.AdaptiveAvgPool1d(random.choice((1, 2, 5))),
+    function("turned", lambda x: x.transpose(1, 2)),
+    function("part of it", lambda x: x[:, :, 1:]),
+]

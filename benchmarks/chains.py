@@ -1,0 +1,259 @@
+"""Random chains of layers, converted as any module is, and computed by our own engine, OpenCV and Caffe beside torch.
+
+    python benchmarks/chains.py --images 3000 --vectors 1000 --first 0
+
+Each chain (`chain_modules`) has a seed, from which its module, its weights, its input and its options follow: some are
+folded, some write in place. A chain that departs from torch is printed with its seed and its layers, and is run again by
+`--images 1 --vectors 0 --first SEED`. Refusals are counted by what is refused. Caffe runs in the interpreter that
+STREAMEXPORT_CAFFE_PYTHON names, in a process of its own that is started once; without one it is left out.
+
+To 3e-5 of the largest number, or where floats lose more than that, to ten times what torch itself loses to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+    Answers = Mapping[str, Array]
+
+TOLERANCE, ROUNDINGS = 3e-5, 10
+ENGINES = ("stream", "opencv", "caffe")
+PYTHON = os.environ.get("STREAMEXPORT_CAFFE_PYTHON")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Random chains of layers, beside torch.")
+    parser.add_argument("--images", type=int, default=300, help="chains on images")
+    parser.add_argument("--vectors", type=int, default=100, help="chains on vectors and sequences")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first chain of each kind")
+    parser.add_argument("--dialect", default="opencv", choices=("portable", "opencv", "ssd"))
+    given = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    wrong = 0
+    with caffe() as ask_caffe:
+        engines = {name: ask for name, ask in zip(ENGINES, (stream, opencv, ask_caffe), strict=True) if ask}
+        print(f"seeds from {given.first}, dialect {given.dialect}, in {', '.join(engines)}", flush=True)
+        for kind in ("images", "vectors"):
+            wrong += run(kind, range(given.first, given.first + getattr(given, kind)), given.dialect, engines)
+    sys.exit(bool(wrong))
+
+
+def run(kind: str, seeds: range, dialect: str, engines: Mapping[str, Callable[[Path, Array], Array]]) -> int:
+    """Runs the chains of a kind, prints what departs and a summary; how many departed."""
+    start, refused, wrong, worst = time.monotonic(), Counter[str](), 0, dict.fromkeys(engines, 0.0)
+    for done, seed in enumerate(seeds, 1):
+        with tempfile.TemporaryDirectory(dir=SHARED) as directory:
+            errors, chain, reason = tried(kind, seed, dialect, engines, Path(directory))
+        refused.update([reason] if reason else [])
+        for engine, error in errors.items():
+            if isinstance(error, str) or not error <= TOLERANCE:
+                wrong += 1
+                what = error if isinstance(error, str) else f"departs by {error:.1e}"
+                print(f"{kind} {seed} in {engine}: {what}\n    {chain}", flush=True)
+            else:
+                worst[engine] = max(worst[engine], error)
+        if done % 100 == 0:
+            print(f"{kind}: {done} of {len(seeds)}, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    if seeds:
+        held = ", ".join(f"{engine} {error:.1e}" for engine, error in worst.items())
+        found = f"{sum(refused.values())} refused, {wrong} answers wrong, the others within {held}"
+        print(f"{kind}: {len(seeds)} chains, {found}", flush=True)
+        for reason, count in refused.most_common():
+            print(f"    {count} refused: {reason}")
+    return wrong
+
+
+def tried(
+    kind: str, seed: int, dialect: str, engines: Mapping[str, Callable[[Path, Array], Array]], directory: Path
+) -> tuple[dict[str, float | str], str, str]:
+    """How far each engine is from torch; the chain, for people; and why it was refused, if it was."""
+    import torch
+
+    import streamexport
+
+    module, x = reference(kind, seed)
+    chain = f"{described(module)}\n    {options(seed)}"
+    torch.save(module.state_dict(), directory / "w.pth")
+    net = streamexport.Options(
+        net=f"chain_modules:{kind}",
+        net_args=json.dumps({"seed": seed}),
+        input_shape=tuple(x.shape),
+        dialect=dialect,
+        **options(seed),
+    )
+    try:
+        streamexport.convert([directory / "w.pth"], directory / "net.caffemodel", net)
+    except streamexport.Error as error:
+        return {}, chain, re.sub(r"\d+", "n", re.sub(r"\S*\bsteps\.\S*|\S+\.py:\d+", "…", error.what))[:160]
+    double, lost = expected(module, x)
+    scale = max(float(double.abs().max()), 1e-30)
+    errors: dict[str, float | str] = {}
+    for name, ask in engines.items():
+        try:
+            found = torch.from_numpy(ask(directory, x.numpy()))
+        except (streamexport.Error, ValueError) as error:
+            errors[name] = str(error)
+            continue
+        if found.shape != double.shape:
+            errors[name] = f"has shape {tuple(found.shape)}, not {tuple(double.shape)}"
+        else:
+            excess = float((found - double).abs().max()) - ROUNDINGS * lost
+            errors[name] = max(excess, 0.0) / scale if excess == excess else excess
+    return errors, chain, ""
+
+
+def options(seed: int) -> dict[str, bool]:
+    return {"fold_batchnorm": seed % 4 in (1, 3), "in_place": seed % 4 in (2, 3)}
+
+
+def reference(kind: str, seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The module with seeded weights, and its input."""
+    import chain_modules
+    import torch
+
+    with torch.device("meta"):
+        module = getattr(chain_modules, kind)(seed)
+    module = module.to_empty(device="cpu").requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if not value.is_floating_point():
+            value.zero_()
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith(("bias", "running_mean")):
+            value.normal_(0, 0.3, generator=generator)
+        elif value.dim() > 1 and value[0].numel() > 1:
+            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        else:
+            value.uniform_(0.5, 1.5, generator=generator)
+    return module, torch.randn(chain_modules.IMAGE, generator=generator)
+
+
+def expected(module: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """What torch makes of it in float64; and how far float32 is from that, or what rounding each step's result would do."""
+    import torch
+
+    def rounded(_: torch.nn.Module, __: object, made: torch.Tensor) -> torch.Tensor:
+        noise = torch.rand(made.shape, generator=generator, dtype=made.dtype) * 2 - 1
+        return made * (1 + 2.0**-23 * noise)
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        single, double = module(x).double(), module.double()(x.double())
+        hooks = [step.register_forward_hook(rounded) for step in module.modules() if not list(step.children())]
+        noisy = module(x.double())
+    for hook in hooks:
+        hook.remove()
+    return double, max(float((other - double).abs().max()) for other in (single, noisy))
+
+
+def described(module: torch.nn.Module) -> str:
+    """Its steps on one line."""
+    import chain_modules
+
+    if isinstance(module, chain_modules.Chain):
+        return ", ".join(map(described, module.steps))
+    if isinstance(module, chain_modules.Joined):
+        return f"{module.name} of [{'] and ['.join(map(described, module.branches))}]"
+    return module.name if isinstance(module, chain_modules.Function) else str(module)
+
+
+def stream(directory: Path, x: Array) -> Array:
+    return engine("stream", directory, x)
+
+
+def opencv(directory: Path, x: Array) -> Array:
+    return engine("opencv", directory, x)
+
+
+def engine(name: str, directory: Path, x: Array) -> Array:
+    from streamexport.engines import open_engine
+
+    model, text = directory / "net.caffemodel", directory / "net.prototxt"
+    (output,) = outputs(text)
+    with open_engine(name, text, [model], [output]) as compute:
+        return compute(x)[output]
+
+
+def outputs(text: Path) -> tuple[str, ...]:
+    from streamexport.caffe import semantics
+    from streamexport.caffe.prototxt import read_prototxt
+
+    return semantics.outputs(read_prototxt(text))
+
+
+SHARED = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""Where syncing a file takes no time."""
+
+
+@contextlib.contextmanager
+def caffe() -> Iterator[Callable[[Path, Array], Array] | None]:
+    """Asks a Caffe that is started once, see `worker`; None where there is none."""
+    import numpy as np
+
+    if not PYTHON:
+        yield None
+        return
+    quiet = {**os.environ, "GLOG_minloglevel": "4", "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    command = [PYTHON, __file__, "worker"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet
+    ) as process:
+        asked, answered = process.stdin, process.stdout
+        assert asked is not None
+        assert answered is not None
+
+        def ask(directory: Path, x: Array) -> Array:
+            (output,) = outputs(directory / "net.prototxt")
+            np.save(directory / "x.npy", x)
+            print(directory, output, file=asked, flush=True)
+            if answered.readline() != "0\n":
+                raise ValueError("Caffe gives up")
+            made: Array = np.load(directory / "y.npy")
+            return made
+
+        yield ask
+        asked.close()
+
+
+def worker() -> None:
+    """Caffe's side: a line with a directory and a blob in, the status of who computed it out. Caffe ends the process where it
+    refuses a net, so each net has one to itself, forked from one that has Caffe."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import caffe
+    import numpy as np
+
+    for line in sys.stdin:
+        directory, _, output = line.rstrip("\n").partition(" ")
+        child = os.fork()
+        if not child:
+            net = caffe.Net(f"{directory}/net.prototxt", f"{directory}/net.caffemodel", caffe.TEST)
+            net.blobs[net.inputs[0]].data[...] = np.load(f"{directory}/x.npy")
+            net.forward()
+            np.save(f"{directory}/y.npy", net.blobs[output].data)
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    worker() if sys.argv[1:] == ["worker"] else main()
