@@ -117,3 +117,16 @@ def test_what_is_taken_for_granted_is_said_and_can_be_said_otherwise(tmp_path, c
     assert done.returncode == 0, done.stderr
     made = recorded(streamexport.open_model(model).record)
     assert (made.mean, made.std, made.eps) == ((0.5,) * 3, (0.25, 0.5, 0.125), 0.001)
+
+
+def test_records_of_older_models_say_nothing_of_the_input():
+    options = {"net": "resnet18", "names": "classic", "input_shape": [1, 3, 97, 111]}
+    found = recorded(json.dumps({"options": options}).encode())
+    assert found == Options(net="resnet18", names="classic", input_shape=(1, 3, 97, 111))
+
+
+def test_a_net_has_one_input_shape(tmp_path):
+    shapes = ("--input-shape", "1,3,8,8", "--input-shape", "1,3,9,9")
+    done = run_cli("convert", "c.pth", "-o", tmp_path / "m.caffemodel", *shapes)
+    assert done.returncode == 2
+    assert "--input-shape is given twice" in done.stderr

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ..convert import Options
 from ..errors import one_line
@@ -15,6 +16,15 @@ from ..passes import dialects, folding, naming, precision
 from ..writers.caffemodel import CAFFE_LIMIT
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Once(argparse.Action):
+    """An option that may not be given twice: the last would silently win."""
+
+    def __call__(self, parser: Any, given: Any, value: Any, option: str | None = None) -> None:
+        if getattr(given, self.dest, None) is not None:
+            parser.error(f"{option} is given twice: a net has one input")
+        setattr(given, self.dest, value)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-softmax", "leave out the softmax that an output is", dest="softmax", action="store_false")
     add("--in-place", "let layers write over their bottoms where they may", action="store_true")
-    add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape)
+    add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape, action=Once)
 
 
 def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Options:
