@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from .caffe.prototxt import read_prototxt
 from .engines import open_engine
-from .errors import FormatError, NetError, SourceError, reason
-from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image
+from .errors import FormatError, NetError
+from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image, read_lines
 
 if TYPE_CHECKING:
     from .caffe.caffe_pb2 import NetParameter
@@ -254,13 +254,7 @@ def class_names(count: int, labels: Path | None = None) -> ClassNames:
 
 
 def _names_in(labels: str, count: int) -> ClassNames:
-    try:
-        with open(labels, encoding="utf-8") as file:  # noqa: PTH123
-            names = tuple(line.strip() for line in file.read().splitlines() if line.strip())
-    except OSError as error:
-        raise SourceError(reason(error), file=labels) from error
-    except UnicodeDecodeError as error:
-        raise FormatError("is not text", file=labels, offset=error.start) from error
+    names = tuple(line.strip() for line in read_lines(labels) if line.strip())
     if len(names) != count:
         advice = "give one line for each class, in the order of the net's outputs"
         raise FormatError(f"names {len(names)} classes, the net has {count}", file=labels, advice=advice)

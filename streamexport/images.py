@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .errors import Error, FormatError, NetError, SourceError, one_line, reason
 from .nets.resnet import IMAGENET
+from .sources.local import LocalFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +32,17 @@ ORDERS = ("rgb", "bgr")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 RESIZED = 256 / 224
 """Shorter side of an image to side of the square that is cut out of it, as torchvision's nets are evaluated."""
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+"""What Pillow may take a file for. It knows more, among them PostScript, which it has Ghostscript run."""
+
+MOST_PIXELS = 128 << 20
+"""Of an image, before it is decoded and after it is resized: 0.4 GB as RGB, twice that for a moment."""
+
+LIST_LIMIT = 64 << 20
+"""Bytes of a list of images or of class names."""
+
+BLANKS = " \t"
 
 NUMBERED = re.compile(r"(ILSVRC\d+_(val|test)|n\d{8})_\d+")
 """How ImageNet calls its images: the number behind the `_` is not the label."""
@@ -84,6 +98,9 @@ class Transform:
                     f"{what} has {len(numbers)} numbers, the net takes {channels} channels",
                     advice="give one for each channel, or one for all",
                 )
+        if max(height * width, (self.resize or 0) ** 2) > MOST_PIXELS:
+            side = f"{width}x{height}" if height * width > MOST_PIXELS else f"{self.resize}x{self.resize}"
+            raise NetError(f"images of {side} are too large: {MOST_PIXELS} pixels are the most")
         if self.resize is not None and self.resize < max(height, width):
             raise NetError(f"resized to {self.resize}, an image does not fill the net's input of {width}x{height}")
 
@@ -113,7 +130,7 @@ def read_image(path: str, transform: Transform, shape: tuple[int, int, int]) -> 
     import numpy as np
 
     channels, height, width = shape
-    image = _fitted(_decoded(path, "RGB" if channels == 3 else "L"), transform, height, width)
+    image = _fitted(_decoded(path, "RGB" if channels == 3 else "L"), transform, height, width, path)
     pixels = np.asarray(image, np.float64).reshape(height, width, channels)
     if transform.order == "bgr":
         pixels = pixels[..., ::-1]
@@ -129,16 +146,28 @@ def _decoded(path: str, mode: str) -> Image:
     except ImportError as error:
         raise Error("reading images takes Pillow", advice="pip install 'streamexport[eval]'") from error
     try:
-        with open_image(path) as image:
-            decoded: Image = image.convert(mode)
-    except UnidentifiedImageError as error:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FormatError("is not a regular file", file=path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of metadata, which nobody reads
+            with open_image(path, formats=FORMATS) as image:
+                _check_pixels(path, *image.size)
+                decoded: Image = image.convert(mode)
+    except FormatError:
+        raise
+    except (UnidentifiedImageError, KeyError) as error:  # KeyError: a Pillow that was built without one of the formats
         raise FormatError("is no image of a kind that Pillow knows", file=path) from error
     except Exception as error:  # whatever decoders raise on a damaged file: SyntaxError, struct.error, ...
         raise FormatError(f"cannot be read as an image ({reason(error)})", file=path) from error
     return decoded
 
 
-def _fitted(image: Image, transform: Transform, height: int, width: int) -> Image:
+def _check_pixels(path: str, width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise FormatError(f"has {width}x{height} pixels, {MOST_PIXELS} are the most", file=path)
+
+
+def _fitted(image: Image, transform: Transform, height: int, width: int, path: str) -> Image:
     from PIL.Image import Resampling
 
     if transform.crop == "square":
@@ -146,6 +175,9 @@ def _fitted(image: Image, transform: Transform, height: int, width: int) -> Imag
     tall, wide = transform.resized(height, width)
     if transform.crop == "center":  # torchvision's rule, which drops the fraction of the longer side
         wide, tall = (int(tall * side / min(image.size)) for side in image.size)
+    if wide * max(tall, image.height) > MOST_PIXELS:  # Pillow makes it wide first, then tall
+        what = f"has {image.width}x{image.height} pixels, and too many when it is resized to {wide}x{tall}"
+        raise FormatError(what, file=path)
     return _middle(image.resize((wide, tall), Resampling.BILINEAR), height, width)
 
 
@@ -237,17 +269,31 @@ def _label_in_name(image: Path) -> int:
 
 def _from_list(where: Path) -> ImageSet:
     advice = "give a folder of images, or a text file of lines `path label`"
-    try:
-        lines = where.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FormatError("is not text", file=str(where), offset=error.start, advice=advice) from error
     paths, labels = [], []
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"\s*(\S.*?)\s+(-?\d+)\s*", line, re.ASCII)
-        if match:
-            paths.append(str(where.parent / match[1]))
-            labels.append(int(match[2]))
+    for number, line in enumerate(read_lines(str(where), advice), 1):
+        image, label = _path_and_label(line)
+        if re.fullmatch(r"-?[0-9]{1,18}", label) and image:
+            paths.append(str(where.parent / image))
+            labels.append(int(label))
         elif line.strip():
             raise FormatError(f"line {number} is not `path label`: {line[:60]!r}", file=str(where), advice=advice)
     check_exist(paths, f"it is listed in {where}; paths are relative to the folder of the list")
     return ImageSet(str(where), tuple(paths), tuple(labels))
+
+
+def _path_and_label(line: str) -> tuple[str, str]:
+    """What stands before the last blank, and what behind it."""
+    line = line.strip(BLANKS)
+    at = max(map(line.rfind, BLANKS))
+    return line[: max(at, 0)].rstrip(BLANKS), line[at + 1 :]
+
+
+def read_lines(path: str, advice: str | None = None) -> list[str]:
+    """The lines of a text file. SourceError if it cannot be read; FormatError if it is too long, or no text."""
+    source = LocalFile.at(path)
+    if source.size > LIST_LIMIT:
+        raise FormatError(f"has {source.size} bytes, too many for a list", file=path, advice=advice)
+    try:
+        return source.read(0, source.size).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise FormatError("is not text", file=path, offset=error.start, advice=advice) from error

@@ -483,7 +483,7 @@ def test_folders_that_are_no_classes_are_refused(colors, capsys):
     [
         ("--image nowhere.png", "nowhere.png: no such file"),
         ("--labels two.txt", "two.txt: names 2 classes, the net has 3; give one line for each class"),
-        ("--labels nowhere.txt", "nowhere.txt: No such file"),
+        ("--labels nowhere.txt", "nowhere.txt: cannot be opened: No such file"),
         ("--labels net.caffemodel", "net.caffemodel: is not text"),
         ("--resize 7", "resized to 7, an image does not fill the net's input of 8x8"),
         ("--mean 1,2", "mean has 2 numbers, the net takes 3 channels; give one for each"),
