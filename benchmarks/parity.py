@@ -22,7 +22,7 @@ sys.path.insert(0, str(bench.ROOT / "tests"))
 
 from reference import reference
 
-from streamexport.convert import FORK_LIMIT
+from streamexport.consumers import FORK_LIMIT
 from streamexport.engines import open_engine
 from streamexport.errors import EngineError
 from streamexport.writers.caffemodel import CAFFE_LIMIT

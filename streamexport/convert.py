@@ -17,6 +17,7 @@ from . import __version__, identity, nets, outputs, passes, transfer, writers
 from .caffe.caffe_pb2 import NetParameter
 from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
+from .consumers import Written, runs_in
 from .errors import Error, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
 from .files import STDOUT as STDOUT_DESCRIPTOR
@@ -35,18 +36,6 @@ from .writers.caffemodel import CAFFE_LIMIT
 Path = str | os.PathLike[str]
 
 STDOUT = "-"
-FORK_LIMIT = 512 << 20
-"""Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
-
-
-OPENCV = "OpenCV 4"
-READERS = {
-    "portable": ("Caffe", "its forks", OPENCV),
-    "bvlc": ("BVLC's Caffe",),
-    "opencv": (OPENCV, "Caffes of the SSD family"),
-    "ssd": ("Caffes of the SSD family", OPENCV),
-}
-"""Who runs a net in each dialect, as `docs/deploy.md` measures it."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +251,10 @@ def plan(
         raise OutputError("only a caffemodel in one file can be aligned", file=path, advice="leave out --align")
     parts = tuple(zip(outputs.part_names(path, len(layouts)), layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
-    consumers = (
-        _consumers(options, chosen, layouts) if text is not None else ()
-    )  # of a model's own net nothing is known
-    notes = (*net.notes, *left_to_caller, *consumers)
+    sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
+    written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types)
+    readers = runs_in(written) if text is not None else ()  # of a model's own net nothing is known
+    notes = (*net.notes, *left_to_caller, *readers)
     return Plan(net, path, chosen, text, parts, sources, notes, align)
 
 
@@ -415,31 +404,6 @@ def _text_of_model(made: Plan) -> str:
 def _description(path: Path, made: Plan) -> File:
     assert made.prototxt is not None
     return File(os.fspath(path), Layout.of([Literal(made.prototxt.encode())]))
-
-
-def _consumers(options: Options, form: str, layouts: Sequence[Layout]) -> Iterator[str]:
-    """Who can run what is written as it is, who cannot, and what to do about it."""
-    largest = max(layout.size for layout in layouts)
-    runs = READERS[options.dialect]
-    if form != "caffemodel":
-        runs = tuple(reader for reader in runs if reader != OPENCV)
-    elif options.dtype == "float16":
-        runs = (OPENCV, "NVIDIA's Caffe")
-    if form != "caffemodel" or largest <= CAFFE_LIMIT:
-        yield f"runs in {', '.join(runs)}"
-    if form == "linked":
-        yield "linked: the checkpoint has to stay where and as it is; Caffe reads a shortened one as zeros, without a word"
-    if form != "caffemodel":
-        return
-    if options.dtype == "float16":
-        yield "float16 caffemodel: stock Caffe aborts on it; it reads float16 HDF5 (-o NAME.caffemodel.h5)"
-    if largest > CAFFE_LIMIT:
-        yield (
-            f"{largest} bytes in one file: stock Caffe and OpenCV stop at {CAFFE_LIMIT};"
-            " use HDF5 (-o NAME.caffemodel.h5) or --max-file-size caffe"
-        )
-    elif largest > FORK_LIMIT:
-        yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or --max-file-size 512MiB"
 
 
 def _is_special(path: str) -> bool:

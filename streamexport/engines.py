@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING
 
 from .caffe import worker
 from .caffe.prototxt import read_prototxt
-from .errors import EngineError, FormatError, NetError, reason
+from .errors import AbsentError, EngineError, FormatError, NetError, reason
 from .readers import split
 
 if TYPE_CHECKING:
@@ -134,13 +134,13 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         import cv2
     except ImportError as error:
         advice = "pip install 'opencv-python-headless<5'"
-        raise EngineError("OpenCV is not installed", advice=advice) from error
+        raise AbsentError("OpenCV is not installed", advice=advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
-        raise EngineError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
+        raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
     files = split(task.models)[0]
     (model,) = files if len(files) == 1 else _refuse_parts(files)
     if _is_hdf5(model):
-        raise EngineError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
+        raise AbsentError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
     writers = {blob: task.writer(blob) for blob in task.blobs}
     ends = set(outputs(task.net))
@@ -193,7 +193,7 @@ def _passes(layers: Iterable[LayerParameter]) -> list[list[LayerParameter]]:
 
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:
     what = f"OpenCV reads one model file, not {len(models)} parts"
-    raise EngineError(what, file=models[0], advice="convert without --max-file-size, or use another engine")
+    raise AbsentError(what, file=models[0], advice="convert without --max-file-size, or use another engine")
 
 
 def _is_hdf5(path: str) -> bool:
@@ -226,7 +226,7 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=quiet)
         except OSError as error:
-            raise EngineError(f"cannot be started: {reason(error)}", file=python) from error
+            raise AbsentError(f"cannot be started: {reason(error)}", file=python) from error
         with process, _Conversation(python, process, log) as conversation:
             conversation.say(np.array(task.blobs, np.str_))
             conversation.answer()  # the same names, once the net is loaded
@@ -284,7 +284,7 @@ def _own_caffe() -> str:
     spec = importlib.util.find_spec("caffe")
     if spec is None or spec.origin is None:  # without origin it is just a folder of that name
         advice = f"name a Python that has it with --caffe-python or {CAFFE_PYTHON}"
-        raise EngineError("Caffe cannot be imported here", advice=advice)
+        raise AbsentError("Caffe cannot be imported here", advice=advice)
     return sys.executable
 
 

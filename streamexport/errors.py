@@ -11,7 +11,8 @@
     │   └── SourceChangedError  it changed while it was being read
     ├── OutputError           an output cannot be written                   (OSError)
     ├── VerifyError           a model is not what its checkpoint makes      (ValueError)
-    └── EngineError           Caffe or OpenCV is not there, or gives up     (RuntimeError)
+    └── EngineError           Caffe or OpenCV gives up                      (RuntimeError)
+        └── AbsentError       it is not there, or does not read such files
 
 Each also derives from the built-in exception beside it, so that callers can catch either.
 """
@@ -127,4 +128,8 @@ class VerifyError(Error, ValueError):
 
 
 class EngineError(Error, RuntimeError):
+    pass
+
+
+class AbsentError(EngineError):
     pass

@@ -10,12 +10,15 @@ from typing import Any
 
 from ..convert import Options, bind, made_with, recorded
 from ..engines import CAFFE_PYTHON, ENGINES
-from ..errors import NetError, VerifyError, one_line
+from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
 from ..nets.fitting import Bound
 from ..parity import Difference, parity
 from ..readers import is_model, open_model
 from ..verify import verify
 from . import arguments
+
+ALL = "all"
+"""Every engine that is there, one after the other."""
 
 
 def register(commands: Any) -> None:
@@ -35,7 +38,9 @@ def register(commands: Any) -> None:
     group = parser.add_argument_group("what it computes")
     group.add_argument("--forward", action="store_true", help="run it, and torch's own module, on the same input")
     group.add_argument("--layers", action="store_true", help="print how far each layer is from torch")
-    group.add_argument("--engine", choices=ENGINES, default="stream", help="who computes (default: stream, our own)")
+    group.add_argument(
+        "--engine", choices=(*ENGINES, ALL), default="stream", help="who computes (default: stream, our own)"
+    )
     group.add_argument(
         "--caffe-python", metavar="PATH", help=f"a Python that can import Caffe (default: what {CAFFE_PYTHON} names)"
     )
@@ -65,13 +70,23 @@ def run(given: argparse.Namespace) -> int:
         raise VerifyError(f"{found} to {', '.join(checkpoints)}", file=", ".join(models), advice="convert it again")
     for name in report.not_finite:
         arguments.say(f"{name}: holds NaN or infinity, as the checkpoint does")
-    lines = [
-        f"{arguments.plural(report.blobs, 'blob')} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"
-    ]
-    if given.forward:
-        lines.append(_compared(given, checkpoints, models, options, bound))
+    same = arguments.plural(report.blobs, "blob")
+    lines = [f"{same} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"]
+    failed: list[str] = []
+    if given.forward and given.engine == ALL:
+        for engine in ENGINES:
+            try:
+                lines.append(_compared(given, engine, checkpoints, models, options, bound))
+            except AbsentError as absent:
+                lines.append(f"{engine} was not asked: {absent}")
+            except (EngineError, VerifyError) as error:
+                failed.append(f"{engine}: {error}")
+    elif given.forward:
+        lines.append(_compared(given, given.engine, checkpoints, models, options, bound))
     for line in () if given.quiet else lines:
         arguments.say(line)
+    if failed:
+        raise VerifyError("; ".join(failed))
     return 0
 
 
@@ -85,13 +100,16 @@ def _told_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _compared(
-    given: argparse.Namespace, checkpoints: Sequence[str], models: Sequence[str], options: Options, bound: Bound
+    given: argparse.Namespace,
+    engine: str,
+    checkpoints: Sequence[str],
+    models: Sequence[str],
+    options: Options,
+    bound: Bound,
 ) -> str:
     """Says how far the model's numbers are from torch's. VerifyError if that is more than rounding."""
     start = time.monotonic()
-    found = parity(
-        checkpoints, models, given.prototxt, options, engine=given.engine, caffe_python=given.caffe_python, bound=bound
-    )
+    found = parity(checkpoints, models, given.prototxt, options, engine, given.caffe_python, bound)
     if given.layers:
         for difference in found.differences:
             print(_row(difference))
