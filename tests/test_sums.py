@@ -112,6 +112,19 @@ def test_caffe_is_as_near_to_torch_as_where_images_are_small(cases):
     assert {name: distance for name, distance in distances.items() if not distance < TOLERANCE} == {}
 
 
+@pytest.mark.caffe
+def test_another_batch_is_summed_as_well(cases, tmp_path):
+    names = [f"{name}, primes" for name in ("instance norm", "group norm", "layer norm", "mean", "norm", "softmax")]
+    for number, case in enumerate(cases[name] for name in names):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        for file in (case.prototxt, case.model):
+            (directory / file.name).symlink_to(file)
+        np.savez(directory / "inputs.npz", data=np.concatenate([case.image[..., ::-1], case.image]))
+    for case, tops in zip((cases[name] for name in names), caffe_judge.judge(*sorted(tmp_path.iterdir())), strict=True):
+        assert case.distance(tops and tops[case.output][1]) < TOLERANCE
+
+
 def test_instance_norm_of_a_large_image(tmp_path):
     assert Case(tmp_path / "net", "instance norm", (1080, 1920)).opencv() < TOLERANCE
 
@@ -137,6 +150,14 @@ def windows(net: Net) -> list[int]:
     return [pooling["kernel_h"] * pooling["kernel_w"] for pooling in found if "kernel_h" in pooling]
 
 
+def averages(directory: Path, net: Net, image: np.ndarray, engine: str) -> np.ndarray:
+    path, model = directory / "net.prototxt", directory / "net.caffemodel"
+    path.write_text(prototxt(net))
+    model.write_bytes(rendered(streamexport.layout(net)))
+    with open_engine(engine, path, [model], ["mean"]) as compute:
+        return compute(image)["mean"]
+
+
 @pytest.mark.parametrize(
     "size", [(64, 65), (1, 4099), (4099, 1), (2, 8191), (127, 131), (313, 100), (67, 1024), (1009, 30), (97, 4097)]
 )
@@ -146,12 +167,28 @@ def test_an_average_over_any_size_is_exact_in_steps(tmp_path, size, engine):
     assert len(net.layers) > 2
     assert max(windows(net)) <= sums.MOST
     image = np.random.default_rng(1).standard_normal((1, 2, *size), np.float32) + 3
-    path, model = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
-    path.write_text(prototxt(net))
-    model.write_bytes(rendered(streamexport.layout(net)))
-    with open_engine(engine, path, [model], ["mean"]) as compute:
-        found = compute(image)["mean"]
+    found = averages(tmp_path, net, image, engine)
     np.testing.assert_allclose(found[0, :, 0, 0], image[0].astype("f8").mean((1, 2)), rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((5003, 3), (5003, 1)),
+        ((3, 4098), (1, 4098)),
+        ((140, 166), (70, 83)),
+        ((202, 514), (101, 257)),
+        ((60, 1400), (15, 700)),
+    ],
+)
+def test_averages_over_windows_side_by_side_are_exact_in_steps(tmp_path, size, window):
+    pooling = {f"{what}_{axis}": n for what in ("kernel", "stride") for axis, n in zip("hw", window, strict=True)}
+    rows, columns = (n // k for n, k in zip(size, window, strict=True))
+    net = sums.shorten(averaging(size, pooling, (rows, columns)))
+    assert max(windows(net)) <= max(sums.MOST, *window)
+    image = np.random.default_rng(1).standard_normal((1, 2, *size), np.float32) + 3
+    expected = image.astype("f8").reshape(2, rows, window[0], columns, window[1]).mean((2, 4))
+    np.testing.assert_allclose(averages(tmp_path, net, image, "opencv")[0], expected, rtol=2e-6)
 
 
 def test_what_can_be_summed_at_once_is():
