@@ -160,7 +160,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         input_order=options.input_order,
         fold_input_scale=options.fold_input_scale,
         end=() if modules.is_named(options.net) else options.end,  # a traced one ends there already
-        softmax=options.softmax or bool(options.end),
+        softmax=options.softmax,
         dtype=options.dtype or "float32",
         in_place=options.in_place,
         names=options.names,

@@ -114,7 +114,8 @@ def parity(
     net = bound.net
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
     image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
-    watched = {layer.origin.path for layer in net.layers if layer.origin is not None}
+    standing = (*net.layers, *(layer for chain in net.left_out for layer in chain))
+    watched = {layer.origin.path for layer in standing if layer.origin is not None}
     torchs = partial(run, bound.make, bound.tensors, image, watched, halved=_halved(net))
     exact = torchs()
     asked = _compared(net, exact, options)
@@ -216,9 +217,12 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
         for top, layer in writers.items()
         if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
     ]
-    if not options.end and len(net.outputs) == len(outputs.last):
-        left_out = net.left_out or [()] * len(net.outputs)
-        parts += [_Part(writers[top], top, index, left_out[index]) for index, top in enumerate(net.outputs)]
+    left_out = net.left_out or ((),) * len(net.outputs)
+    for index, (top, chain) in enumerate(zip(net.outputs, left_out, strict=True)):
+        if not options.end and len(net.outputs) == len(outputs.last):
+            parts.append(_Part(writers[top], top, index, chain))
+        elif chain and (call := chain[-1].origin) is not None and call in outputs:
+            parts.append(_Part(writers[top], top, call, chain))
     return parts
 
 

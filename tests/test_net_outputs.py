@@ -49,6 +49,8 @@ class Returned:
         torch.manual_seed(0)
         self.checkpoint, self.model = directory / "c.pth", directory / "net.caffemodel"
         self.options = Options(write_module(directory, body), input_shape=SHAPE, **options)
+        file = directory / "model.py"
+        file.write_text(file.read_text().replace("\n\n    def f", "\n        self.prob = nn.Softmax(1)\n\n    def f"))
         self.module = modules.on_cpu(modules.find(self.options.net, None))
         torch.nn.init.normal_(self.module.conv.weight)
         torch.nn.init.normal_(self.module.conv.bias)
@@ -181,3 +183,22 @@ def test_a_built_in_net_without_softmax_says_so(tmp_path, checkpoint):
     torch.save({name: value for name, value in backbone.items() if not name.startswith("fc.")}, tmp_path / "b.pth")
     done = run_cli("convert", tmp_path / "b.pth", "-o", tmp_path / "b.caffemodel", "--no-softmax")
     assert "no softmax, and therefore left as they are: flatten" in done.stderr
+
+
+@pytest.mark.parametrize("end", ["prob", "layer4"])
+def test_an_end_loses_its_softmax_too(tmp_path, checkpoint, end):
+    options = ("--end", end, "--no-softmax")
+    done = run_cli("convert", checkpoint("resnet18"), "-o", tmp_path / "m.caffemodel", *options)
+    assert done.returncode == 0, done.stderr
+    assert ("left as they are: layer4.1.relu2" in done.stderr) == (end == "layer4")
+    assert "Softmax" not in (tmp_path / "m.prototxt").read_text()
+
+
+def test_verify_compares_an_end_whose_softmax_was_left_out(tmp_path):
+    body = "y = self.prob(self.conv(x) * 3)\nreturn y.relu()"
+    case = Returned(tmp_path, body, softmax=False, end=("prob",))
+    assert case.net.layers[-1].type == "Power"
+    compared = [
+        difference.torch for difference in parity([case.checkpoint], [case.model], options=case.options).differences
+    ]
+    assert compared == ["conv", "prob"]

@@ -24,7 +24,7 @@ def apply(
     """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, precision; naming last: others use torch's names."""
     if end:
         net = cutting.cut(net, end)
-    elif not softmax:
+    if not softmax:
         net = outputs.without_softmax(net)
     net = dialects.express(sums.shorten(net), dialect)
     if fold_batchnorm:
