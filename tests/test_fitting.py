@@ -101,6 +101,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {"model": s, "ema": state(1)},
         "state dict 'model' of the checkpoint; 'ema' would fit, too",
     ),
+    "the same under names that tell nothing": (lambda s: {"a": s, "b": s}, "state dict 'a' of the checkpoint$"),
     "the same twice": (lambda s: {"model": s, "ema": s}, "state dict 'model' of the checkpoint"),
     "averaged, and counted": (
         lambda s: {"model_ema": before("module.", s, n_averaged=torch.tensor(3))},
@@ -171,6 +172,9 @@ def test_of_several_that_fit_the_user_chooses(tmp_path):
         assert "left out" not in notes_of(path, state(1), options(prefix=prefix))
     with pytest.raises(NetError, match="has no tensors under 'nothing.'; names begin with encoder_q., encoder_k."):
         bind([path], options(prefix="nothing"))
+    torch.save(state(), path)
+    with pytest.raises(NetError, match="has no tensors under 'module.'"):
+        bind([path], options(prefix="module."))
 
 
 def test_a_prefix_is_said_on_the_command_line_and_recorded(tmp_path):

@@ -114,7 +114,10 @@ def under(tensors: Mapping[str, S], prefix: str) -> dict[str, S]:
     prefix = prefix if prefix.endswith(".") else f"{prefix}."
     bare = _unwrapped(tensors)
     for names, start in (({name: name for name in tensors}, prefix), (bare, _bare(prefix))):
-        if found := {name.removeprefix(start): tensors[own] for name, own in names.items() if name.startswith(start)}:
+        found = {
+            name.removeprefix(start): tensors[own] for name, own in names.items() if start and name.startswith(start)
+        }
+        if found:
             return found
     firsts = dict.fromkeys(f"{name.partition('.')[0]}." for name in bare if "." in name)
     advice = f"names begin with {listed(list(firsts), MOST)}" if firsts else None

@@ -57,7 +57,7 @@ def choose(
     meant = fitting or _largest(found)
     lowest = min(map(_rank, meant))
     first, *others = (candidate for candidate in meant if _rank(candidate) == lowest)
-    if others:
+    if others and not (fitting and all(other.views == first.views for other in others)):
         raise NetError("holds several state dicts", file=file, advice=_choices(meant))
     _called(found, first.key, file)
     return first, tuple(candidate for candidate in fitting if candidate.views != first.views)
