@@ -363,7 +363,7 @@ TYPES = {
 def recorded(record: bytes) -> Options | None:
     """The options that a model was made with; None if it does not say, or says what no version of ours would."""
     try:
-        fields = json.loads(record)["options"]
+        fields = json.loads(record.decode())["options"]
         end = fields.get("end")
         fields["end"] = [end] if isinstance(end, str) else end or []  # older ones hold a single name, or null
         if type(fields["net"]) is not str:

@@ -56,7 +56,7 @@ def encoded(record: Mapping[str, Any]) -> bytes:
 def read(record: bytes) -> Mapping[str, Any]:
     """The fields of a record; none if it is not one of ours."""
     try:
-        fields = json.loads(record)
+        fields = json.loads(record.decode())
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) and "streamexport" in fields else {}

@@ -23,7 +23,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import Error, FormatError, SourceError, TruncatedError
 from ..extents import Extent, Layout, Literal, Piece, Source
@@ -32,6 +32,9 @@ from ..sources.local import LocalFile
 from ..tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored
 from . import hdf5_worker
 from .chunks import LITTLE, PLACE, Chunked, Chunks
+
+if TYPE_CHECKING:
+    import subprocess
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MOST_LAYERS = 100_000
@@ -260,27 +263,33 @@ _FLOATS = {
 }
 
 
-def worker_rows(source: Source) -> Generator[Row, None, None]:
-    """What `hdf5_worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much."""
+def started(model: str) -> subprocess.Popen[bytes]:
+    """The worker, whose standard output and error are pipes."""
     import subprocess
 
-    command = [sys.executable, hdf5_worker.__file__, source.name]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, hdf5_worker.__file__, model]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def worker_rows(source: Source) -> Generator[Row, None, None]:
+    """What `hdf5_worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much."""
+    process = started(source.name)
     timer = threading.Timer(WAIT, process.kill)
     timer.start()
     try:
         assert process.stdout is not None
         assert process.stderr is not None
         for line in process.stdout:
-            row: Row = json.loads(line) if line.strip() else {}
+            if not line.endswith(b"\n"):
+                break  # it died before it wrote the rest
+            row: Row = json.loads(line)
             if "end" in row:
                 return
             if "missing" in row:
                 raise Error(f"reading HDF5 needs h5py: {row['missing']}", advice="pip install h5py")
             if "error" in row:
                 raise FormatError(f"malformed HDF5: {row['error']}", file=source.name)
-            if row:
-                yield row
+            yield row
         words = process.stderr.read().decode(errors="replace").strip().splitlines()
         raise FormatError(f"malformed HDF5: {_end(process.wait(), words)}", file=source.name)
     finally:

@@ -235,9 +235,9 @@ def main(path: str, out: Any) -> None:
             out.write(json.dumps(row) + "\n")
         out.write('{"end": true}\n')
     except MemoryError:
-        out.write('\n{"error": "takes more memory than a model needs"}\n')
+        out.write('{"error": "takes more memory than a model needs"}\n')
     except Exception as error:  # whatever h5py makes of what the library says
-        out.write("\n" + json.dumps({"error": f"{error or type(error).__name__}"[:1000]}) + "\n")
+        out.write(json.dumps({"error": f"{error or type(error).__name__}"[:1000]}) + "\n")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def parse_json(text: bytes, file: str) -> dict[str, Any]:
         return found
 
     try:
-        value = json.loads(text, object_pairs_hook=unique)
+        value = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"malformed JSON: {error}", file=file) from error
     if not isinstance(value, dict):

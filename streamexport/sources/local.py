@@ -57,7 +57,7 @@ class LocalFile(Source):
         if held is None:
             held = self._open(), ref(self, lambda _: opened.pop(key, None))
         while len(opened) >= MOST_OPEN:
-            del opened[next(iter(opened))]
+            opened.pop(next(iter([*opened]), key), None)  # the collector of garbage may have emptied it meanwhile
         opened[key] = held  # behind all others
         return held[0]
 
