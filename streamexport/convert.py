@@ -18,7 +18,7 @@ from .caffe.caffe_pb2 import NetParameter
 from .caffe.prototxt import message
 from .caffe.prototxt import prototxt as prototxt_text
 from .consumers import Written, runs_in
-from .errors import Error, NetError, OutputError, one_line
+from .errors import Error, FaultError, NetError, OutputError, one_line
 from .extents import Layout, Literal, Source
 from .files import STDOUT as STDOUT_DESCRIPTOR
 from .files import File, is_stdout, publish
@@ -195,11 +195,8 @@ def _check_shapes(net: Net) -> None:
     for step, layer in zip(infer(described), net.layers, strict=True):
         blobs = tuple(blob.shape for blob in layer.blobs)
         if (layer.shapes and step.meaning.tops != layer.shapes) or step.meaning.blobs != blobs:
-            raise NetError(
-                f"makes {step.meaning.tops} of {step.bottoms} with {blobs}, not {layer.shapes}",
-                tensor=f"layer {layer.name}",
-                advice="this is a fault of streamexport's: please report it",
-            )
+            what = f"makes {step.meaning.tops} of {step.bottoms} with {blobs}, not {layer.shapes}"
+            raise FaultError(what, tensor=f"layer {layer.name}")
 
 
 def plan(

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING
 
 from .caffe import worker
 from .caffe.prototxt import read_prototxt
-from .errors import AbsentError, EngineError, FormatError, NetError, reason
+from .errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from .readers import split
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     try:
         import cv2
     except ImportError as error:
-        advice = "pip install 'opencv-python-headless<5'"
-        raise AbsentError("OpenCV is not installed", advice=advice) from error
+        raise AbsentError("OpenCV is not installed", advice=absent("cv2").advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
     files = split(task.models)[0]

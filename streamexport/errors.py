@@ -11,8 +11,10 @@
     │   └── SourceChangedError  it changed while it was being read
     ├── OutputError           an output cannot be written                   (OSError)
     ├── VerifyError           a model is not what its checkpoint makes      (ValueError)
-    └── EngineError           Caffe or OpenCV gives up                      (RuntimeError)
-        └── AbsentError       it is not there, or does not read such files
+    ├── EngineError           Caffe or OpenCV gives up                      (RuntimeError)
+    │   └── AbsentError       it is not there, or does not read such files
+    ├── MissingError          a package that this takes is not installed    (ImportError)
+    └── FaultError            streamexport itself is wrong                  (RuntimeError)
 
 Each also derives from the built-in exception beside it, so that callers can catch either.
 """
@@ -21,6 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from traceback import extract_tb
 
 
 class Error(Exception):
@@ -85,6 +90,8 @@ def judging(file: str) -> Iterator[None]:
         yield
     except Error:
         raise
+    except ImportError as error:
+        raise missing(error) or error from None
     except MemoryError as error:
         raise FormatError("takes more memory to read than there is", file=file) from error
     except Exception as error:
@@ -133,3 +140,57 @@ class EngineError(Error, RuntimeError):
 
 class AbsentError(EngineError):
     pass
+
+
+class MissingError(Error, ImportError):
+    pass
+
+
+PACKAGES = {
+    "PIL": ("Pillow", "streamexport[eval]"),
+    "cv2": ("OpenCV", "opencv-python-headless<5"),
+    "h5py": ("h5py", "h5py"),
+    "matplotlib": ("matplotlib", "streamexport[plot]"),
+    "numpy": ("numpy", "numpy"),
+    "torch": ("torch", "streamexport[torch]"),
+    "tqdm": ("tqdm", "tqdm"),
+}
+"""By what is imported: what it is called, and what pip is to install."""
+
+
+def missing(error: ImportError) -> MissingError | None:
+    """What says how to install the package that an import did not find; None where another one, or something else, failed."""
+    package = (error.name or "").partition(".")[0]
+    return absent(package) if package in PACKAGES and isinstance(error, ModuleNotFoundError) else None
+
+
+def absent(package: str) -> MissingError:
+    name, wanted = PACKAGES[package]
+    return MissingError(f"this needs {name}, which is not installed", advice=f"pip install '{wanted}'")
+
+
+def need(package: str) -> None:
+    """MissingError if a package is not installed; it is not imported."""
+    if find_spec(package) is None:
+        raise absent(package)
+
+
+class FaultError(Error, RuntimeError):
+    """`what` goes on with whose fault it is, and how to report it."""
+
+    def __init__(self, what: str, *, tensor: str | None = None) -> None:
+        advice = f"this is a fault of streamexport's: please report it, with what {DEBUG}=1 shows"
+        super().__init__(what, tensor=tensor, advice=advice)
+
+    @classmethod
+    def of(cls, error: BaseException, place: str | None = None) -> FaultError:
+        """Of an exception that nobody expected: its name, what it says, and the line of ours that it came from."""
+        own = str(Path(__file__).parent)
+        frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.startswith(own)]
+        at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        said = f": {reason(error)}" if reason(error) else ""
+        return cls(f"{type(error).__name__}{at}{said}", tensor=place)
+
+
+DEBUG = "STREAMEXPORT_DEBUG"
+"""Environment variable that makes the command line show where an error came from."""

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from . import identity
 from .caffe.caffe_pb2 import LayerParameter
 from .caffe.prototxt import read_prototxt
-from .errors import Error, NetError
+from .errors import NetError, need
 from .nets.graph import Blob
 from .readers import open_models
 
@@ -78,8 +77,7 @@ class PreparedNet:
     def __init__(self, prototxt: Path, models: Sequence[Path], outputs: Collection[str] = ()) -> None:
         from .caffe import semantics
 
-        if find_spec("torch") is None:
-            raise Error("running a net needs torch, which is not installed", advice="pip install streamexport[torch]")
+        need("torch")
         net = read_prototxt(prototxt, strict=True)
         given = semantics.inputs(net)  # all of them, needed or not
         makers = {top: index for index, layer in enumerate(net.layer) for top in layer.top}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import Error, FormatError, NetError, SourceError, one_line, reason
+from .errors import FormatError, NetError, SourceError, absent, missing, one_line, reason
 from .nets.resnet import IMAGENET
 from .sources.local import LocalFile
 
@@ -144,7 +144,7 @@ def _decoded(path: str, mode: str) -> Image:
         from PIL import UnidentifiedImageError
         from PIL.Image import open as open_image
     except ImportError as error:
-        raise Error("reading images takes Pillow", advice="pip install 'streamexport[eval]'") from error
+        raise (missing(error) or absent("PIL")) from error
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise FormatError("is not a regular file", file=path)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .costs import Cost
-from .errors import Error, one_line
+from .errors import need, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +20,8 @@ NAMES = 90
 
 
 def plot(costs: Sequence[Cost], title: str) -> bytes:
-    """What layers cost, along the net: a PNG of 1800 x 1260 pixels. Error if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise Error("a plot needs matplotlib, which is not installed", advice="pip install streamexport[plot]")
+    """What layers cost, along the net: a PNG of 1800 x 1260 pixels. MissingError if matplotlib is not installed."""
+    need("matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure((12, 8.4), dpi=150, layout="constrained")

@@ -172,10 +172,10 @@ def test_a_plot_is_a_png_of_what_was_counted(tmp_path, nets):
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, nets, monkeypatch):
-    from streamexport import plots
+    from streamexport import errors, plots
 
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    with pytest.raises(streamexport.Error, match=r"needs matplotlib, .*; pip install streamexport\[plot\]"):
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
+    with pytest.raises(streamexport.Error, match=r"needs matplotlib, .*; pip install 'streamexport\[plot\]'"):
         plots.plot(streamexport.costs(nets["resnet18"]), "")
 
 

@@ -11,11 +11,12 @@ with ending_quietly():
     import signal
     import sys
     import threading
+    import traceback
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager, suppress
 
     from .. import __version__
-    from ..errors import Error, reason
+    from ..errors import DEBUG, Error, FaultError, missing, reason
     from ..interrupts import LateInterrupt
     from . import convert, evaluate, inspect, nets, verify
     from .arguments import say
@@ -45,12 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return KILLED_BY + int(number)
     except Error as error:
         return _failed(str(error))
+    except ImportError as error:
+        return _failed(str(missing(error) or FaultError.of(error)))
     except MemoryError:
         return _failed("there is not enough memory for this")
     except OSError as error:
         if error.filename is None:
             _forget_output()
         return _failed(f"{error.filename or 'standard output'}: {reason(error)}")
+    except Exception as error:  # nobody expected it
+        return _failed(str(FaultError.of(error)))
     return int(status)
 
 
@@ -106,5 +111,7 @@ def _forget_output() -> None:
 
 
 def _failed(message: str) -> int:
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
     say(message)
     return FAILED

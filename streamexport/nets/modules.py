@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import Error, NetError, reason
+from ..errors import Error, NetError, missing, reason
 from ..extents import BUFFER
 from ..tensors import Computed, Stored, Strided, Tensor
 from . import fitting
@@ -207,7 +207,8 @@ def _callable(net: str) -> Callable[..., object]:
     except Error:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
-        raise NetError(f"{place} cannot be imported: {_said(error)}") from error
+        absent = missing(error) if isinstance(error, ImportError) else None
+        raise absent or NetError(f"{place} cannot be imported: {_said(error)}") from error
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)

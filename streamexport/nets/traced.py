@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from inspect import signature
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, NetError, reason
+from ..errors import Error, FaultError, NetError, reason
 from ..tensors import Tensor
 from . import ends, modules
 from .complaints import explained
@@ -67,7 +68,7 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     walk = _Walk(program, module, tensors, user.name, input_shape)
     try:
         found = walk.net(user.end, user.refusal)
-    except NetError as error:
+    except Error as error:
         advice = (error.advice, walk.offer(user.refusal))
         error.advice = "; ".join(filter(None, advice)) or None
         raise
@@ -200,7 +201,7 @@ class _Walk:
         while known < len(self.refused):
             known = len(self.refused)
             names = self.graph.frontier(self.refused)
-            with suppress(NetError):
+            with suppress(Error):
                 if self.refused and names:
                     self.net(names, refusal)
                     return f"everything up to {' and '.join(names)} can: {' '.join(f'--end {name}' for name in names)}"
@@ -251,9 +252,11 @@ class _Walk:
         except UnsupportedError as refused:
             self.refuse(node, refused)
         except Error:
+            self.refused.add(node.name)
             raise
-        except Exception as error:  # arguments that no function expects, constants that torch cannot compute
-            self.refuse(node, UnsupportedError(f"cannot be expressed: {type(error).__name__}: {reason(error)}"))
+        except Exception as error:  # nobody expected it
+            self.refused.add(node.name)
+            raise FaultError.of(error, f"aten.{name} ({_place(node)})") from error
         return _placeholders(node)
 
     def refuse(self, node: Node, refused: UnsupportedError) -> None:
@@ -270,13 +273,15 @@ class _Walk:
             raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
         lowering.used = frozenset(index for index in taken if isinstance(index, int))
+        try:
+            signature(function).bind(lowering, *args, **kwargs)
+        except TypeError as error:
+            raise UnsupportedError(f"has arguments that are not known here: {error}") from error
         made = function(lowering, *args, **kwargs)
         for value, shape in zip(made if isinstance(made, list) else [made], lowering.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
-                raise NetError(
-                    f"{_place(node)}: {node.target} makes {list(value.shape)} here, {list(shape)} in torch",
-                    advice="this is a fault of streamexport's: please report it",
-                )
+                what = f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
+                raise FaultError(what, tensor=_place(node))
         if isinstance(made, Value):
             self.mark(node, made)
         return made
@@ -338,7 +343,11 @@ def _computed(node: Node, args: Any, kwargs: Any) -> Any:
         values = _mapped(args, _value), _mapped(kwargs, _value)
         if "device" in values[1]:
             values[1]["device"] = torch.device("cpu")
-        return node.target(*values[0], **values[1])  # type: ignore[operator]
+        try:
+            return node.target(*values[0], **values[1])  # type: ignore[operator]
+        except Exception as error:  # whatever torch says
+            what = f"takes what torch cannot compute, {ends.function(node)[0]}: {type(error).__name__}: {reason(error)}"
+            raise UnsupportedError(what) from error
 
     if isinstance(node.meta["val"], (list, tuple)):
         each = enumerate(_shapes(node))

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import Error, FormatError, SourceError, TruncatedError
+from ..errors import FormatError, SourceError, TruncatedError, absent
 from ..extents import Extent, Layout, Literal, Piece, Source
 from ..nets.graph import LARGEST, Blob, Layer, Net
 from ..sources.local import LocalFile
@@ -286,7 +286,7 @@ def worker_rows(source: Source) -> Generator[Row, None, None]:
             if "end" in row:
                 return
             if "missing" in row:
-                raise Error(f"reading HDF5 needs h5py: {row['missing']}", advice="pip install h5py")
+                raise absent("numpy" if row["missing"] == "numpy" else "h5py")
             if "error" in row:
                 raise FormatError(f"malformed HDF5: {row['error']}", file=source.name)
             yield row

@@ -227,7 +227,7 @@ def main(path: str, out: Any) -> None:
     try:
         import h5py  # noqa: F401 # so that it opens no file of its own afterwards
     except ImportError as error:
-        out.write(json.dumps({"missing": str(error)}) + "\n")
+        out.write(json.dumps({"missing": error.name}) + "\n")
         return
     confine()
     try:
