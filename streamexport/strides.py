@@ -26,6 +26,9 @@ AHEAD = 8 << 20
 LONG = 2 << 10
 """Bytes from which on a run is not worth more rows."""
 
+FEW = 64
+"""Elements that are quicker read one by one than a block."""
+
 GAP = 4 << 10
 """Bytes between two elements that are quicker read with them than asked for apart."""
 
@@ -44,7 +47,7 @@ def block(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
         if step and rows > 1:
             rows = min(rows, 1 + -(-(LONG // itemsize - length) // step))
             length += (rows - 1) * step
-            elements = max(elements, rows * row)
+            elements = max(elements, rows * row if row > 1 else 1)
     return elements
 
 

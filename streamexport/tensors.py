@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import LimitError, TensorError
 from .extents import Extent, Piece, Source, check_range
-from .strides import block, read_box
+from .strides import FEW, block, read_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -258,10 +258,15 @@ class Strided(Computed):
         return block(self.tensor.shape, self.tensor.strides, self.dtype.itemsize)
 
     def elements(self, first: int, last: int) -> Array:
+        is_alone = last - first >= self.block or last - first <= FEW
+        array = self._read(first, last) if is_alone else self._from_blocks(first, last)
+        if last == self.count and _ahead.held is not None and _ahead.held[0] is self:
+            _ahead.held = None
+        return array
+
+    def _from_blocks(self, first: int, last: int) -> Array:
         import numpy as np
 
-        if last - first >= self.block:
-            return self._read(first, last)
         array = np.empty(last - first, self.dtype.code)
         at = first
         while at < last:
@@ -269,8 +274,6 @@ class Strided(Computed):
             stop = min(last, begin + len(held))
             array[at - first : stop - first] = held[at - begin : stop - begin]
             at = stop
-        if last == self.count:
-            _ahead.held = None
         return array
 
     def _held(self, at: int) -> tuple[int, Array]:
