@@ -123,6 +123,77 @@ class Head(nn.Module):
         return self.fc(self.norm(torch.flatten(self.conv(x), 1))).log_softmax(1)
 
 
+class BehindGroups(nn.Module):
+    """What follows grouped transposed convolutions, those that are written as such among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.point = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=groups, bias=False) for groups in (1, 2, 8))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in (8, 8, 8, 8, 8, 8, 8, 2))
+        self.scale, self.prelu = nn.Parameter(torch.randn(1, 8, 1, 1)), nn.PReLU(8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.conv(x)
+        *first, up = [norm(up(x)) for norm, up in zip(self.norms[:3], self.ups, strict=True)]
+        nearest, bilinear = (F.interpolate(x, scale_factor=2, mode=mode) for mode in ("nearest", "bilinear"))
+        return (
+            *first,
+            up.relu(),
+            self.norms[3](self.ups[2](x) * 2 + 1),
+            self.ups[1](x) * self.scale,
+            self.prelu(self.ups[2](x)),
+            self.norms[4](self.ups[2](x).relu()),
+            self.point(self.norms[5](nearest).relu()),
+            self.norms[6](x.mean((2, 3), keepdim=True).expand(-1, -1, 6, 5)),
+            self.norms[7](F.pixel_shuffle(x, 2)),
+            F.prelu(bilinear, self.scale.view(8)),
+        )
+
+
+class BehindSums(nn.Module):
+    """What follows sums, products and maxima of vectors, sequences and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv2d(4, 8, 3, padding=1), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.rows, self.columns = nn.Conv1d(8, 8, 3, padding=1), nn.Conv1d(8, 8, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(8) for _ in range(9))
+        self.norm, self.prelu, self.scale = nn.BatchNorm2d(8), nn.PReLU(8), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.conv(x)
+        v, s = x.mean((2, 3)), x.mean(2)
+        joined = (
+            *(self.first(v) + self.second(v), self.first(v) * self.second(v).sigmoid(), (v + self.first(v)).relu()),
+            *(torch.maximum(*torch.cat([self.first(v), self.second(v)], 1).chunk(2, 1)), F.silu(self.first(v))),
+            *(F.hardswish(self.second(v)), 1 / (self.first(v).abs() + 1).sqrt()),
+            *(self.rows(s) + self.columns(s), F.silu(self.rows(s))),
+        )
+        return (
+            *(norm(x) for norm, x in zip(self.norms, joined, strict=True)),
+            *(
+                self.prelu(self.rows(s) - self.columns(s)),
+                self.prelu(v - self.first(v)),
+                (v + self.first(v)) * self.scale,
+            ),
+            *(self.norm(x + x.relu()), 3 * x.abs().sqrt() - 1),
+        )
+
+
+class SmallImages(nn.Module):
+    """Convolutions of each channel, of images of one pixel, row and column, and dilated ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.dilated = nn.Conv2d(4, 4, 3, padding=1, dilation=2, groups=4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        parts = x.mean((2, 3), keepdim=True), x.mean(2, keepdim=True), x.amax(3, keepdim=True)
+        return (*map(self.conv, parts), self.dilated(x))
+
+
 class Named(nn.Module):
     """Modules whose names are those that others would get: of the input, of a second call, of a name that is taken."""
 
@@ -331,6 +402,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "bilinear, aligned": fn(lambda x: F.interpolate(x, size=(20, 25), mode="bilinear", align_corners=True)),
     "bilinear, smaller": fn(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear")),
     # whole structures
+    "behind groups": BehindGroups,
+    "behind sums": BehindSums,
+    "small images": SmallImages,
     "residual": Residual,
     "squeeze and excitation": SqueezeExcitation,
     "convnext": ConvNeXtBlock,
