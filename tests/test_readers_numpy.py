@@ -160,7 +160,9 @@ def test_any_range_of_bytes_that_stand_as_text(tmp_path):
         data = np.where(numbers.random(300_001) < high, 200, 65).astype("u1").tobytes()
         text = b"xy" + data.decode("latin-1").encode() + b"z"
         (tmp_path / "t").write_bytes(text)
-        source = Latin1.of(Extent(LocalFile.at(tmp_path / "t"), 2, len(text) - 3), len(data))
+        source = pickle.loads(
+            pickle.dumps(Latin1.of(Extent(LocalFile.at(tmp_path / "t"), 2, len(text) - 3), len(data)))
+        )
         for start in (0, 1, STEP - 1, STEP, STEP // 2, 200_000, 300_000):
             for length in (1, 2, 70_000, 200_000):
                 stop = min(start + length, len(data))
@@ -182,7 +184,7 @@ def test_any_range_of_numbers_in_the_other_byte_order(tmp_path, itemsize):
     data = np.random.default_rng(0).bytes(1024)
     (tmp_path / "n").write_bytes(b"..." + data)
     swapped = np.frombuffer(data, f">u{itemsize}").astype(f"<u{itemsize}").tobytes()
-    piece = Swapped.of(Extent(LocalFile.at(tmp_path / "n"), 3, 1024), itemsize)
+    piece = pickle.loads(pickle.dumps(Swapped.of(Extent(LocalFile.at(tmp_path / "n"), 3, 1024), itemsize)))
     for start, stop in ((0, 1024), (1, 2), (3, 900), (1023, 1024), (5, 5)):
         into = bytearray(stop - start)
         piece.render(start, stop, memoryview(into))
