@@ -22,7 +22,7 @@ from conftest import ROOT, assert_refused, run_cli
 from interruptions import FORMS, command, every_point, litter, models, outputs, sets
 
 import streamexport
-from streamexport import files
+from streamexport import staging
 from streamexport.errors import NetError, OutputError, SourceChangedError
 from streamexport.extents import Extent, Layout, Literal
 from streamexport.files import File, publish
@@ -141,10 +141,10 @@ def test_a_directory_s_lock_is_waited_for_and_not_for_ever(tmp_path, monkeypatch
     one = [File(str(tmp_path / "a"), Layout.of([Literal(b"new")]))]
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
-    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    monkeypatch.setattr(staging, "PATIENCE", 0.1)
     with pytest.raises(OutputError, match=f"{tmp_path}: is locked by another program; run again when"):
         publish(one)
-    monkeypatch.setattr(files, "PATIENCE", 600)
+    monkeypatch.setattr(staging, "PATIENCE", 600)
     threading.Timer(0.2, os.close, [held]).start()
     publish(one)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

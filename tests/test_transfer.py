@@ -27,6 +27,7 @@ from streamexport.errors import OutputError, SourceChangedError
 from streamexport.extents import Extent, Layout, Literal
 from streamexport.files import File, publish
 from streamexport.sources.local import LocalFile
+from streamexport.staging import Directory, Staged
 from streamexport.transfer import stream
 
 SIZE = 20_000_003
@@ -210,7 +211,7 @@ def test_kill_9_in_mid_write_leaves_the_old_file_and_the_next_run_cleans_up(tmp_
 def test_temporary_files_of_a_living_run_are_left_alone(tmp_path, layout, monkeypatch):
     monkeypatch.delattr(os, "O_TMPFILE")
     out = str(tmp_path / "model")
-    living = files._Staged(out, files._Directory(str(tmp_path)))
+    living = Staged(out, Directory(str(tmp_path)))
     publish([File(out, layout)])
     assert living.temporary in left_in(tmp_path)
     living.close()
