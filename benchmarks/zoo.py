@@ -4,9 +4,9 @@ bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]      
 
 Every net gets seeded weights under which activations keep to about 1, and one seeded input. Whatever computes does so in
 a process of its own, so that one that crashes is a result. Seconds and memory are the command's, in the first dialect;
-the other conversions are forked from a process that has imported torch already, two nets at a time. A net passes where
-its answer is within 1e-4 of torch's, of the largest number in it; or no farther from torch in double precision than four
-times what torch itself is.
+the other conversions are forked from a process that has imported torch already, two nets at a time. Where two dialects say
+the same of a net, an engine is asked once. A net passes where its answer is within 1e-4 of torch's, of the largest number
+in it; or no farther from torch in double precision than four times what torch itself is.
 """
 
 from __future__ import annotations
@@ -250,16 +250,21 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
 
 
-def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool) -> Result:
-    """One dialect: the conversion, and its consumers."""
+def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool, answered: dict[tuple[str, str], Result]) -> Result:
+    """One dialect: the conversion, and its consumers. `answered`: what engines made of other prototxts of the net."""
     model = work / "m.caffemodel"
     result = converted(net, dialect, work, model) if is_timed else apart(rewritten, net, dialect, work, model)
     if "failed" in result:
         return {"refused": result["failed"].removeprefix(f"{work}/c.pth: ")}
     result["bytes"] = model.stat().st_size
     result["multiply_adds"] = sum(cost.multiply_adds for cost in costs(model.with_suffix(".prototxt")))
+    lines = model.with_suffix(".prototxt").read_text().splitlines()
+    said = "\n".join(line for line in lines if not line.startswith("#"))
     for engine in CONSUMERS[dialect]:
         chosen = model
+        if (said, engine) in answered:
+            result[engine] = answered[said, engine]
+            continue
         if engine == "opencv" and result["bytes"] > OPENCV_LIMIT:
             result[engine] = {"skipped": "above 2 GiB"}
             continue
@@ -269,6 +274,7 @@ def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool) -> Result:
                 result[engine] = again
                 continue
         result[engine] = apart(compare, engine, str(model.with_suffix(".prototxt")), str(chosen), work / "truth.npz")
+        answered[said, engine] = result[engine]
         if chosen != model:
             chosen.unlink()
     model.unlink()
@@ -279,8 +285,9 @@ def examined(net: ZooNet, missing: Sequence[str], earlier: Result) -> Result:
     """A net's results: those that are there, and those of the dialects that are missing."""
     with bench.workspace(12 << 30) as work:
         result = {**earlier, **apart(make, net, work)}
+        answered: dict[tuple[str, str], Result] = {}
         for dialect in () if "failed" in result else missing:
-            result[dialect] = convert(net, dialect, work, is_timed=dialect == missing[0])
+            result[dialect] = convert(net, dialect, work, dialect == missing[0], answered)
     return result
 
 
