@@ -113,7 +113,7 @@ def row(form: Form, checkpoint: Path, image: np.ndarray, expected: np.ndarray) -
             cells.append(obstacle)
             continue
         try:
-            with open_engine(engine, work / "m.prototxt", models, ["fc"]) as compute:
+            with open_engine(engine, work / "m.prototxt", [*models, checkpoint], ["fc"]) as compute:
                 logits = compute(image)["fc"]
         except EngineError as error:
             print(f"{form.name}: {error}", file=sys.stderr)

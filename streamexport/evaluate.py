@@ -93,7 +93,7 @@ class Classifier:
     Attributes
     ----------
     prototxt : the net; it has one input, an image, and one output
-    models : the files that hold its weights: all parts of one model
+    models : the files that hold its weights: all parts of one model, and the checkpoint if it is linked to one
     transform : what is done to images
     engine : "stream", "caffe" or "opencv"
     caffe_python : an interpreter in which Caffe can be imported, see `engines.open_engine`

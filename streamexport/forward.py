@@ -43,7 +43,7 @@ def forward(prototxt: Path, models: Sequence[Path], inputs: Inputs, outputs: Col
     Parameters
     ----------
     prototxt : the net
-    models : the files that hold its weights: all parts of one model
+    models : the files that hold its weights: all parts of one model, and the checkpoint if it is linked to one
     inputs : arrays by the names of the input blobs, or the array for the only one. The net works with their shapes, which
         need not be those that it declares; they are converted to float32
     outputs : the blobs wanted, by default those that no layer takes in; layers behind the last of them are not run

@@ -54,8 +54,8 @@ def test_caffe_computes_what_torch_computes(tmp_path, checkpoint, form):
     assert (len(models) > 1) == form.startswith("parts")
     expected = reference(torch.load(path), torch.from_numpy(IMAGE)).numpy()
     caffe, ours = (
-        in_caffe(tmp_path / "m.prototxt", models, "fc"),
-        forward(tmp_path / "m.prototxt", models, IMAGE, ["fc"])["fc"],
+        in_caffe(tmp_path / "m.prototxt", [*models, path], "fc"),
+        forward(tmp_path / "m.prototxt", [*models, path], IMAGE, ["fc"])["fc"],
     )
     assert relative(caffe, expected) <= tolerance
     assert relative(ours, expected) <= tolerance

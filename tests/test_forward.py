@@ -489,7 +489,7 @@ def test_the_form_of_a_model_makes_no_difference(tmp_path, checkpoint):
         done = run_cli("convert", path, "-o", tmp_path / name, *options)
         assert done.returncode == 0, done.stderr
         net = (tmp_path / name).with_suffix(".prototxt")
-        made[name] = forward(net, [tmp_path / name], image, ["fc"])["fc"]
+        made[name] = forward(net, [tmp_path / name, path], image, ["fc"])["fc"]
     expected = made.pop("m.caffemodel")
     np.testing.assert_array_equal(made.pop("m.h5"), expected)
     np.testing.assert_array_equal(made.pop("linked.h5"), expected)

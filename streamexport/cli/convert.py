@@ -21,7 +21,10 @@ def register(commands: Any) -> None:
         description="Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model.",
     )
     parser.add_argument(
-        "inputs", nargs="*", metavar="CHECKPOINT", help="a file, or several that are parts of one; or Caffe models"
+        "inputs",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="a file, or parts of one; or Caffe models, and what they are linked to",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(

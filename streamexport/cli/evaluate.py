@@ -31,7 +31,7 @@ def register(commands: Any) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="its weights: the model file, or all of its parts",
+        help="its weights: the model file, or all of its parts; and the checkpoint that it is linked to",
     )
     shown = parser.add_mutually_exclusive_group(required=True)
     shown.add_argument("--image", dest="image", action="extend", nargs="+", metavar="FILE", help="print the top five")
