@@ -84,7 +84,11 @@ def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:
 def _cropped(layer: Layer, pooling: Mapping[str, Any]) -> Iterator[Layer]:
     kernel, stride, pad = (_sizes(pooling, *names) for names in _WINDOW)
     reference = [k + s - 1 - 2 * p for k, s, p in zip(kernel, stride, pad, strict=True)]
-    if min(reference) < 1:
+    # Along an axis of stride 1 nothing is rounded: there a reference that would be empty may be the pooling itself, padding
+    # and all. Caffe then drops windows that begin behind the image, which has to leave the other axis alone.
+    padded = [p if s == 1 and r < 1 else 0 for s, p, r in zip(stride, pad, reference, strict=True)]
+    reference = [k if p else r for k, p, r in zip(kernel, padded, reference, strict=True)]
+    if min(reference) < 1 or (any(padded) and any(r < s for r, s in zip(reference, stride, strict=True))):
         raise NetError(
             "its pooling has more padding than can be cropped again",
             tensor=f"layer {layer.name}",
@@ -94,7 +98,8 @@ def _cropped(layer: Layer, pooling: Mapping[str, Any]) -> Iterator[Layer]:
     # Not the shapes that torch says: those are the cropped one's.
     yield replace(layer, parameters={"pooling_param": pooling}, origin=None, shapes=())
     window: dict[str, Any] = {"pool": "MAX"}
-    for (whole, *parts), pair in zip(_WINDOW[:2], (reference, stride), strict=True):
+    windows = (reference, stride, padded) if any(padded) else (reference, stride)
+    for (whole, *parts), pair in zip(_WINDOW, windows, strict=False):
         window |= {whole: pair[0]} if pair[0] == pair[1] else dict(zip(parts, pair, strict=True))
     yield Layer(size, "Pooling", layer.bottoms, (size,), {"pooling_param": window})
     yield Layer(crop, "Crop", (*layer.tops, size), (crop,), {"crop_param": {"axis": 2, "offset": [0]}})
