@@ -265,6 +265,7 @@ def convert(
     max_file_size: int | None = None,
     align: int = 0,
     progress: Progress = lambda _: None,
+    planned: Progress = lambda _: None,
 ) -> Plan:
     """Converts checkpoints, or Caffe models, to a Caffe model. All files appear, complete and synced, or none.
 
@@ -274,6 +275,7 @@ def convert(
     output : the model file, a directory for it, or "-" for standard output
     prototxt : where the description goes; by default beside the output, and nowhere for "-" or where a model is the input
     progress : told of every so many bytes moved
+    planned : told before of how many there are
 
     Returns
     -------
@@ -293,6 +295,7 @@ def convert(
     if prototxt is not None and made.prototxt is None:
         made = replace(made, prototxt=_text_of_model(made))
     if target == STDOUT:
+        planned(made.size)
         transfer.stream(made.parts[0][1], STDOUT_DESCRIPTOR, progress)
         if prototxt is not None:
             publish([_description(prototxt, made)], made.sources)
@@ -302,6 +305,7 @@ def convert(
     files = [File(name, layout, made.align) for name, layout in made.parts]
     if prototxt is not None:
         files.insert(0, _description(prototxt, made))
+    planned(sum(file.layout.size for file in files))
     obsolete = partial(_older_parts, made) if max_file_size is not None else tuple
     replaced = len(list(obsolete()))
     publish(files, made.sources, progress, obsolete)

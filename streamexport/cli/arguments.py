@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from ..convert import Options
@@ -112,17 +113,28 @@ def say(message: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is buffered has nowhere to go
 
 
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar: called with how much more is done, and told, once that is known, how much there is."""
+
+    update: Callable[[int], object] = lambda _: None
+    expect: Callable[[int], object] = lambda _: None
+
+    def __call__(self, count: int) -> object:
+        return self.update(count)
+
+
 @contextmanager
-def progress(total: int, what: str, quiet: bool, unit: str = "B") -> Iterator[Callable[[int], object]]:
+def progress(total: int, what: str, quiet: bool, unit: str = "B") -> Iterator[Bar]:
     """A progress bar with rate and remaining time where somebody watches standard error. Bytes are counted in KiB, MiB."""
     if quiet or not sys.stderr.isatty():
-        yield lambda _: None
+        yield Bar()
         return
     from tqdm import tqdm
 
     is_bytes = unit == "B"
     with tqdm(total=total, desc=what, unit=unit, unit_scale=is_bytes, unit_divisor=1024, leave=False) as bar:
-        yield bar.update
+        yield Bar(bar.update, bar.reset)
 
 
 def speed(count: int, seconds: float) -> str:

@@ -74,8 +74,7 @@ def run(given: argparse.Namespace) -> int:
     if given.save_root:
         os.makedirs(given.save_root, exist_ok=True)
     start = time.monotonic()
-    total = sum(os.stat(path).st_size for path in given.inputs if os.path.exists(path))
-    with arguments.progress(total, "converting", given.quiet) as progress:
+    with arguments.progress(0, "converting", given.quiet) as progress:
         made = convert(
             given.inputs,
             output,
@@ -85,6 +84,7 @@ def run(given: argparse.Namespace) -> int:
             max_file_size=given.max_file_size,
             align=given.align,
             progress=progress,
+            planned=progress.expect,
         )
     given.is_done = True  # should somebody interrupt what is still to be said
     if not given.quiet:

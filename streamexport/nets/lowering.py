@@ -34,8 +34,12 @@ Shape = tuple[int, ...]
 UNMADE = "?"
 """The top of what could not be expressed, in place of which the rest is looked at."""
 
-SMALL = 1 << 20
-"""Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from."""
+SMALL = 1 << 26
+"""Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from: 256 MiB."""
+BAKED = (
+    "compute it once and save that: torch.nn.utils.remove_weight_norm(module),"
+    " torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+)
 
 
 class UnsupportedError(Exception):
@@ -95,7 +99,10 @@ class Constant:
     def value(self) -> torch.Tensor:
         """Its elements. UnsupportedError if they are too many to be held."""
         if self.count > SMALL:
-            raise UnsupportedError(f"computes with {', '.join(self.origin) or 'a constant'} of {self.count} elements")
+            what = (
+                f"computes with {', '.join(self.origin) or 'a constant'} of {self.count} elements, {SMALL} are the most"
+            )
+            raise UnsupportedError(what, BAKED)
         return self.compute()
 
     def number(self) -> float:
