@@ -169,6 +169,9 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
     if len(net.outputs) > 1:
         order = "the order of --end" if options.end else "torch's order"
         notes.insert(0, f"outputs, in {order}: {', '.join(net.outputs)}")
+    without = [top for top, softmax in zip(net.ends, net.left_out, strict=False) if not softmax]
+    if without:
+        notes.append(f"no softmax, and therefore left as they are: {', '.join(without)}")
     net = replace(net, notes=(*net.notes, *notes))
     return replace(bound, net=net, sources=weights.sources, expects=expects)
 

@@ -218,7 +218,7 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
         if layer.origin is not None and layer.origin in outputs and top == layer.tops[0]
     ]
     left_out = net.left_out or ((),) * len(net.outputs)
-    for index, (top, chain) in enumerate(zip(net.outputs, left_out, strict=True)):
+    for index, (top, chain) in enumerate(zip(net.outputs, left_out, strict=False)):
         if not options.end and len(net.outputs) == len(outputs.last):
             parts.append(_Part(writers[top], top, index, chain))
         elif chain and (call := chain[-1].origin) is not None and call in outputs:

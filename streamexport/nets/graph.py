@@ -109,7 +109,7 @@ class Net:
     Attributes
     ----------
     outputs : the tops that the net is there for; () if it does not say, then they are those that no layer takes in
-    left_out : for each output the softmax that it lost, and what gives it another shape or order; () for one that has none
+    left_out : for each end the softmax that it lost, and what gives it another shape or order; () for one that had none
     notes : what was taken for granted or left out when it was made, one sentence each
     unread : fields of NetParameter in wire format, as they stood in the file that the net was read from
     record : what streamexport recorded in that file when it wrote it (JSON), b"" for others
@@ -135,6 +135,12 @@ class Net:
             for bottom in layer.bottoms:
                 found.setdefault(bottom, []).append(layer)
         return found
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The outputs, or where the net does not say, the tops that nobody takes."""
+        consumers = self.consumers
+        return self.outputs or tuple(top for layer in self.layers for top in layer.tops if top not in consumers)
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -15,10 +15,9 @@ MOVES = ("Reshape", "Flatten", "Rearrange")
 def without_softmax(net: Net) -> Net:
     """The net whose outputs are what the softmax was taken of, where they were one, in whatever shape or order.
 
-    What else takes the softmax keeps it. A note names the outputs that were none.
+    What else takes the softmax keeps it.
     """
-    consumers = net.consumers
-    ends = net.outputs or tuple(top for layer in net.layers for top in layer.tops if top not in consumers)
+    ends = net.ends
     makers = {top: layer for layer in net.layers for top in layer.tops}
     chains = [_chain(makers, top) for top in ends]
     bare = {softmax.tops[0]: softmax.bottoms[0] for softmax, *_ in filter(None, chains)}
@@ -35,10 +34,7 @@ def without_softmax(net: Net) -> Net:
             layers.append(replace(layer, name=name, bottoms=(bare[bottom],), tops=(name,), origin=None))
             bare[top] = name
     outputs = tuple(bare[top] if chain else top for top, chain in zip(ends, chains, strict=True))
-    others = [top for top, chain in zip(ends, chains, strict=True) if not chain]
-    notes = (f"no softmax, and therefore left as they are: {', '.join(others)}",) if others else ()
-    made = replace(net, layers=tuple(layers), notes=(*net.notes, *notes))
-    return replace(made, outputs=outputs, left_out=tuple(chains)) if net.outputs else made
+    return replace(net, layers=tuple(layers), outputs=outputs if net.outputs else (), left_out=tuple(chains))
 
 
 def apart(net: Net) -> Net:
