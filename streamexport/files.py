@@ -107,7 +107,8 @@ def is_stdout(path: str) -> bool:
 
 def _appear(staged: Sequence[Staged], directories: Directories, obsolete: Callable[[], Iterable[str]]) -> None:
     with directories.locked():
-        old = [Name(path, directories.of(path)) for path in obsolete()]
+        paths = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in obsolete()]
+        old = [Name(path, directories.of(path)) for path in paths]
         are_there = False
         try:
             with held_back():

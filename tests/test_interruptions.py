@@ -80,6 +80,14 @@ def test_an_error_between_parts_puts_all_of_them_back(parts, monkeypatch, call):
     assert len(outputs(work)) == 13
 
 
+def test_older_parts_go_away_in_the_current_directory_too(parts, monkeypatch):
+    work, before, newer, limit = parts
+    monkeypatch.chdir(work)
+    streamexport.convert([newer], "m.caffemodel", max_file_size=limit)
+    assert len(outputs(work)) == 13
+    assert not set(outputs(work)) & set(before)
+
+
 def test_a_signal_between_parts_waits_until_they_are_there_and_is_not_lost(parts, monkeypatch):
     work, _, newer, limit = parts
     rename = os.rename
