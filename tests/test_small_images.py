@@ -37,7 +37,8 @@ def convolution(kind: str, kernel: int, stride: int, pads: tuple[int, int], dila
         blob = Blob(tuple(weight.shape), Literal(weight.float().numpy().tobytes()))
         lower = getattr(net_in_making, kind)
         lower(Value(x.top, x.shape, View.of(x.shape)), blob, None, Window((first, second)), 4)
-        ((layer,), _) = net_in_making.finished(x.top)
+        (data,) = (layer for layer in net.layers if layer.tops == (x.top,))
+        ((_, layer), _) = net_in_making.finished(data)
         net.layers.append(replace(layer, name=top, tops=(top,)))
         return Held(top, made)
 
