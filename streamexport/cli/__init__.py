@@ -11,7 +11,6 @@ with ending_quietly():
     import signal
     import sys
     import threading
-    import traceback
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager, suppress
 
@@ -112,6 +111,8 @@ def _forget_output() -> None:
 
 def _failed(message: str) -> int:
     if os.environ.get(DEBUG):
+        import traceback
+
         traceback.print_exc()
     say(message)
     return FAILED

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import NetError
 from .graph import Call
-from .lowering import Label
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
+
+    from .lowering import Label
 
 FEW = 8
 """Ends that are offered together."""
@@ -45,6 +46,8 @@ class Graph:
 
     @cached_property
     def labels(self) -> Mapping[Node, Label]:
+        from .lowering import Label
+
         same: dict[str, dict[str, None]] = {}
         bases = {node: _base(node) for node in self.nodes if node.op == "call_function"}
         for node in self.made:
