@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, run_cli
+from conftest import run_cli
 from reference import reference
 from test_extents import rendered
 from test_readers_torch import assert_same
