@@ -186,7 +186,7 @@ def opencv(directory: Path, x: Array) -> Array:
 
 
 def engine(name: str, directory: Path, x: Array) -> Array:
-    from streamexport.engines import open_engine
+    from streamexport.running.engines import open_engine
 
     model, text = directory / "net.caffemodel", directory / "net.prototxt"
     (output,) = outputs(text)

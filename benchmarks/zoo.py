@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import bench
 
 import streamexport
-from streamexport.costs import costs
+from streamexport.counting.costs import costs
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +183,7 @@ def compare(engine: str, prototxt: str, model: str, truth: Path) -> Result:
 
     from streamexport.caffe.prototxt import read_prototxt
     from streamexport.caffe.semantics import outputs
-    from streamexport.engines import open_engine
+    from streamexport.running.engines import open_engine
 
     known = np.load(truth)
     named = re.search("^# outputs, in torch's order: (.*)$", Path(prototxt).read_text(), re.M)

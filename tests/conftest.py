@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streamexport.engines import CAFFE_PYTHON
+from streamexport.running.engines import CAFFE_PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamexport" / "realdata"

@@ -11,8 +11,8 @@ from conftest import run_cli
 from reference import reference
 from test_consumers import NSFW, opencv_logits
 
-from streamexport.engines import open_engine
-from streamexport.forward import forward
+from streamexport.running.engines import open_engine
+from streamexport.running.forward import forward
 
 pytestmark = pytest.mark.caffe
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype("f4")

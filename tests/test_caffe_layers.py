@@ -17,7 +17,7 @@ from small_nets import dims, inputs, layer, random, weights, write_model
 
 from streamexport.caffe import caffe_pb2, semantics
 from streamexport.errors import NetError
-from streamexport.forward import forward_layers
+from streamexport.running.forward import forward_layers
 
 pytestmark = pytest.mark.caffe
 

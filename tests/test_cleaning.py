@@ -10,10 +10,10 @@ from test_extents import rendered
 
 import streamexport
 from streamexport.caffe.prototxt import prototxt
-from streamexport.engines import open_engine
 from streamexport.nets.graph import Layer, Net
 from streamexport.nets.kernels import literal
 from streamexport.passes import cleaning, opencv
+from streamexport.running.engines import open_engine
 
 SHAPE = (1, 3, 4, 5)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE).astype("f4")

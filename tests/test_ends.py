@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 import streamexport
 from streamexport import Options, convert
-from streamexport.convert import recorded
-from streamexport.engines import open_engine
+from streamexport.checking.parity import parity
+from streamexport.conversion.convert import recorded
 from streamexport.errors import NetError
 from streamexport.nets import lowering, operators  # noqa: F401 # registers them
-from streamexport.parity import parity
+from streamexport.running.engines import open_engine
 
 SHAPE = (1, 3, 8, 12)
 

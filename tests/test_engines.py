@@ -12,8 +12,8 @@ from small_nets import inputs, layer, random, weights, write_model
 from torch.nn import functional as F  # noqa: N812
 
 from streamexport.caffe.prototxt import read_prototxt
-from streamexport.engines import open_engine
 from streamexport.errors import EngineError, NetError, SourceChangedError
+from streamexport.running.engines import open_engine
 
 ENGINES = ("stream", "opencv", pytest.param("caffe", marks=pytest.mark.caffe))
 

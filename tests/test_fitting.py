@@ -18,7 +18,7 @@ from test_nets import tensors
 from torch import nn
 
 from streamexport import nets
-from streamexport.convert import Options, bind
+from streamexport.conversion.convert import Options, bind
 from streamexport.errors import NetError
 from streamexport.nets import fitting
 from streamexport.nets.resnet import RESNETS

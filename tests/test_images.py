@@ -13,8 +13,8 @@ from PIL import Image
 
 import streamexport
 from streamexport.errors import FormatError, NetError, SourceError
-from streamexport.evaluate import class_names
-from streamexport.images import MOST_PIXELS, Transform, open_images, read_image
+from streamexport.evaluation.evaluate import class_names
+from streamexport.evaluation.images import MOST_PIXELS, Transform, open_images, read_image
 
 ATTACKS = Path(__file__).parent / "attacks"
 SHAPE = (3, 224, 224)

@@ -153,7 +153,7 @@ def test_the_log_s_escape_sequence_is_shown_as_what_it_is(capsys):
 
 def test_class_labels_do_not_steer_a_terminal(tmp_path, capsys):
     from streamexport.cli.evaluate import _print_top
-    from streamexport.evaluate import Guess, Prediction
+    from streamexport.evaluation.evaluate import Guess, Prediction
 
     _print_top(Prediction("image\x1b]0;title\x07.png", (Guess(0, "cat\x1b[2J\u202e", 0.5),)), is_named=True)
     assert not STEERING.search(capsys.readouterr().out)

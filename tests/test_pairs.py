@@ -24,10 +24,10 @@ import streamexport
 from streamexport import passes, writers
 from streamexport.caffe import semantics
 from streamexport.caffe.prototxt import prototxt
-from streamexport.forward import forward
 from streamexport.nets.graph import Net
 from streamexport.passes import dialects, opencv
 from streamexport.passes.cleaning import POINTWISE
+from streamexport.running.forward import forward
 
 ALONE = ((1, 4), (1, 4, 4), (1, 4, 4, 4))
 BATCHES = ((2, 4), (2, 4, 3), (2, 4, 3, 5))

@@ -13,7 +13,7 @@ from torch import nn
 
 import streamexport
 from streamexport import Options
-from streamexport.engines import open_engine
+from streamexport.running.engines import open_engine
 
 WINDOWS = [((2, 2), (2, 1), (0, 1)), ((2, 2), (1, 2), (1, 0)), ((3, 2), (2, 1), (1, 1)), ((4, 2), (3, 1), (1, 1))]
 CASES = list(product(WINDOWS, ["MaxPool2d", "AvgPool2d"], [(16, 30), (15, 9)]))

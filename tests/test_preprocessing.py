@@ -13,7 +13,7 @@ from conftest import run_cli
 
 import streamexport
 from streamexport import Options
-from streamexport.convert import bind, recorded
+from streamexport.conversion.convert import bind, recorded
 from streamexport.errors import NetError
 
 

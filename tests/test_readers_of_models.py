@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import run_cli
 
-from streamexport.consumers import CAFFES, OPENCVS, READERS, SSD, Written, runs_in
+from streamexport.conversion.consumers import CAFFES, OPENCVS, READERS, SSD, Written, runs_in
 from streamexport.writers.caffemodel import CAFFE_LIMIT
 
 TYPES = frozenset({"Convolution", "ReLU"})

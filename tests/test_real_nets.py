@@ -19,7 +19,7 @@ from test_promises import measured
 from torch import nn
 
 import streamexport
-from streamexport.engines import open_engine
+from streamexport.running.engines import open_engine
 
 ENGINES = ("stream", "opencv", pytest.param("caffe", marks=pytest.mark.caffe))
 FOOLBOX = "foolbox==3.3.4"

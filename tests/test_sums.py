@@ -19,10 +19,10 @@ from torch.nn import functional as F  # noqa: N812
 import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe.prototxt import prototxt
-from streamexport.engines import open_engine
 from streamexport.nets.graph import Layer, Net
 from streamexport.nets.windows import LONG
 from streamexport.passes import dialects, sums
+from streamexport.running.engines import open_engine
 
 TOLERANCE = 1e-5  # of the largest number, at any size
 

@@ -22,8 +22,8 @@ from traced_modules import MODULES
 import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe import caffe_pb2
+from streamexport.checking.parity import parity
 from streamexport.nets.torch_resnet import module
-from streamexport.parity import parity
 from streamexport.readers import open_weights
 
 FILE = ROOT / "tests" / "traced_modules.py"

@@ -13,14 +13,23 @@ with ending_quietly():
     import threading
     from collections.abc import Iterator, Sequence
     from contextlib import contextmanager, suppress
+    from importlib import import_module
 
     from .. import __version__
     from ..errors import DEBUG, Error, FaultError, missing, reason
     from ..interrupts import LateInterrupt
-    from . import convert, evaluate, inspect, nets, verify
-    from .arguments import say
+    from .saying import say
 
 FAILED, PIPE_CLOSED, KILLED_BY = 1, 141, 128
+
+COMMANDS = {
+    "convert": ("convert", "a checkpoint to a Caffe model and its prototxt; or a model to another format"),
+    "inspect": ("inspect", "tensors of a checkpoint, layers of a model, arithmetic of a net"),
+    "verify": ("verify", "every blob of a model against its checkpoint, bit for bit; --forward: what it computes, too"),
+    "eval": ("evaluate", "what a Caffe net sees in images, and how often it is right"),
+    "nets": ("nets", "the nets that are built in"),
+}
+"""By name: the module, loaded when the command is given, and what `--help` says of it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.Namespace()
     try:
         with _ending_signals_raised():
-            options = _parser().parse_args(arguments)
+            words = sys.argv[1:] if arguments is None else list(arguments)
+            options = _parser(words[:1]).parse_args(words)
             status = options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:
@@ -58,15 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(status)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """What understands the command line that begins with `given`."""
     parser = argparse.ArgumentParser(
         prog="streamexport",
         description="Streams trained PyTorch weights into Caffe models, in constant memory, at the speed of a file copy.",
     )
     parser.add_argument("--version", action="version", version=f"streamexport {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (convert, inspect, verify, evaluate, nets):
-        module.register(commands)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if name in given:
+            import_module(f".{module}", __name__).register(command)
     return parser
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..convert import Options
-from ..errors import one_line
+from ..conversion.convert import Options
 from ..passes import dialects, folding, naming, precision
 from ..writers.caffemodel import CAFFE_LIMIT
 
@@ -103,14 +101,6 @@ def size(text: str) -> int:
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def say(message: str) -> None:
-    """A line on standard error, for people. Where that cannot be written to, the work counts all the same."""
-    try:
-        print(f"streamexport: {one_line(message)}", file=sys.stderr, flush=True)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is buffered has nowhere to go
 
 
 @dataclass(frozen=True)

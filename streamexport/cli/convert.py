@@ -6,19 +6,17 @@ import argparse
 import os
 import sys
 import time
-from typing import Any
 
 from .. import nets, writers
-from ..convert import STDOUT, Plan, convert, plan
+from ..conversion.convert import STDOUT, Plan, convert, plan
 from ..errors import NetError, OutputError, one_line
 from . import arguments
+from .saying import say
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "convert",
-        help="a checkpoint to a Caffe model and its prototxt; or a model to another format",
-        description="Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model.",
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Converts a PyTorch checkpoint (legacy, zip, safetensors or a sharded set's index.json) to a Caffe model."
     )
     parser.add_argument(
         "inputs",
@@ -89,11 +87,11 @@ def run(given: argparse.Namespace) -> int:
     given.is_done = True  # should somebody interrupt what is still to be said
     if not given.quiet:
         for note in made.notes:
-            arguments.say(note)
+            say(note)
         first, *others = (name if name != STDOUT else "standard output" for name, _ in made.parts)
         names = first + (f" and {arguments.plural(len(others), 'more part')}" if others else "")
         line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
-        arguments.say(line)
+        say(line)
     return 0
 
 

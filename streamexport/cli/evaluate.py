@@ -8,20 +8,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..engines import CAFFE_PYTHON, ENGINES
 from ..errors import one_line
-from ..evaluate import Accuracy, Classifier, Prediction, classify, evaluate
-from ..images import CROPS, MEAN, ORDERS, SCALE, Transform, open_images
+from ..evaluation.evaluate import Accuracy, Classifier, Prediction, classify, evaluate
+from ..evaluation.images import CROPS, MEAN, ORDERS, SCALE, Transform, open_images
+from ..running.engines import CAFFE_PYTHON, ENGINES
 from . import arguments
+from .saying import say
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "eval",
-        help="what a Caffe net sees in images, and how often it is right",
-        description="Prints the five likeliest classes of images, or how often they are right. Images become what torch's"
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Prints the five likeliest classes of images, or how often they are right. Images become what torch's"
         " nets expect; older nets for Caffe want something like"
-        " `--crop square --resize 224 --order bgr --mean 103.94,116.78,123.68 --scale 0.017`.",
+        " `--crop square --resize 224 --order bgr --mean 103.94,116.78,123.68 --scale 0.017`."
     )
     parser.add_argument("--proto", "--prototxt", dest="prototxt", required=True, metavar="FILE", help="the net")
     parser.add_argument(
@@ -86,12 +85,12 @@ def run(given: argparse.Namespace) -> int:
     classifier = Classifier(given.prototxt, given.models, _transform(given), given.engine, given.caffe_python)
     problems = _accuracy(classifier, given) if given.images else _top(classifier, given)
     for note in () if given.quiet else classifier.notes:
-        arguments.say(note)
+        say(note)
     for path, problem in problems.items():
-        arguments.say(f"{path}: {problem}; skipped")
+        say(f"{path}: {problem}; skipped")
     if problems:
         count = arguments.plural(len(problems), "image")
-        arguments.say(f"{count} could not be read")
+        say(f"{count} could not be read")
     return 1 if problems else 0
 
 
@@ -139,7 +138,7 @@ def _accuracy(classifier: Classifier, given: argparse.Namespace) -> Mapping[str,
     else:
         _print_accuracy(found)
     if not given.quiet:
-        arguments.say(f"{arguments.plural(found.images, 'image')} in {seconds:.1f} s, computed by {classifier.engine}")
+        say(f"{arguments.plural(found.images, 'image')} in {seconds:.1f} s, computed by {classifier.engine}")
     return found.problems
 
 

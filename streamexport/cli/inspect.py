@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..caffe.prototxt import is_prototxt, read_prototxt
-from ..convert import recorded
-from ..costs import Cost, costs
+from ..conversion.convert import recorded
+from ..counting.costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
 from ..extents import Layout, Literal
 from ..files import File, publish
@@ -22,18 +22,15 @@ from ..readers import Weights, is_model, open_model, open_weights
 from ..readers.storages import Unreadable
 from ..sources.local import LocalFile
 from . import arguments
+from .saying import say
 
 MOST = 12
 """Values beside the tensors that are listed."""
 COUNTED = ("multiply_adds", "parameters", "activation_bytes")
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "inspect",
-        help="tensors of a checkpoint, layers of a model, arithmetic of a net",
-        description="Lists what a checkpoint, a Caffe model or a prototxt holds.",
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Lists what a checkpoint, a Caffe model or a prototxt holds."
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--key", metavar="PATH", help="the state dict inside the checkpoint, where there are several")
     form = parser.add_mutually_exclusive_group()
@@ -92,7 +89,7 @@ def _count(given: argparse.Namespace) -> int:
         raise FormatError("is no prototxt", file=given.file, advice=advice)
     found = costs(given.file, given.input_shape)
     if given.plot:
-        from ..plots import plot
+        from ..counting.plots import plot
 
         picture = Layout.of([Literal(plot(found, Path(given.file).name))])
         publish([File(given.plot, picture)], [LocalFile.at(given.file)])
@@ -179,7 +176,7 @@ def _prototxt(file: str) -> dict[str, Any]:
         shapes = [step.meaning.tops for step in infer(net)]
     except NetError as error:
         error.file = file
-        arguments.say(f"{error}; shapes are left out")
+        say(f"{error}; shapes are left out")
     layers = [
         {"name": layer.name, "type": layer.type, "bottoms": [*layer.bottom], "tops": [*layer.top], "shapes": made}
         for layer, made in zip(net.layer, shapes, strict=True)

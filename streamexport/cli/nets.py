@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from math import prod
-from typing import Any
 
 from ..nets import WSL_URLS
 from ..nets.resnet import RESNETS, ResNet
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "nets", help="the nets that are built in", description="Lists the nets that are built in."
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Lists the nets that are built in."
     parser.set_defaults(run=run)
 
 

@@ -6,27 +6,25 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from ..convert import Options, bind, made_with, recorded
-from ..engines import CAFFE_PYTHON, ENGINES
+from ..checking.parity import Difference, parity
+from ..checking.verify import verify
+from ..conversion.convert import Options, bind, made_with, recorded
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
 from ..nets.fitting import Bound
-from ..parity import Difference, parity
 from ..readers import is_model, open_model
-from ..verify import verify
+from ..running.engines import CAFFE_PYTHON, ENGINES
 from . import arguments
+from .saying import say
 
 ALL = "all"
 """Every engine that is there, one after the other."""
 
 
-def register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "verify",
-        help="every blob of a model against its checkpoint, bit for bit; --forward: what it computes, too",
-        description="Plans the conversion again, as the model records it, and compares every blob bit for bit."
-        " Options override the record.",
+def register(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Plans the conversion again, as the model records it, and compares every blob bit for bit."
+        " Options override the record."
     )
     parser.add_argument(
         "files",
@@ -69,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
         found = arguments.plural(len(report.problems), "difference")
         raise VerifyError(f"{found} to {', '.join(checkpoints)}", file=", ".join(models), advice="convert it again")
     for name in report.not_finite:
-        arguments.say(f"{name}: holds NaN or infinity, as the checkpoint does")
+        say(f"{name}: holds NaN or infinity, as the checkpoint does")
     same = arguments.plural(report.blobs, "blob")
     lines = [f"{same} the same: {arguments.speed(report.bytes, time.monotonic() - start)}"]
     failed: list[str] = []
@@ -84,7 +82,7 @@ def run(given: argparse.Namespace) -> int:
     elif given.forward:
         lines.append(_compared(given, given.engine, checkpoints, models, options, bound))
     for line in () if given.quiet else lines:
-        arguments.say(line)
+        say(line)
     if failed:
         raise VerifyError("; ".join(failed))
     return 0

@@ -166,7 +166,7 @@ def use_weights(path: Path) -> None:
 def use_model(path: Path) -> None:
     from streamexport import layout, open_model
     from streamexport.caffe.prototxt import prototxt
-    from streamexport.convert import recorded
+    from streamexport.conversion.convert import recorded
     from streamexport.passes.precision import store
 
     net = open_model(path)
@@ -188,7 +188,7 @@ def use_model(path: Path) -> None:
 def use_prototxt(path: Path) -> None:
     from streamexport.caffe.prototxt import is_prototxt, read_prototxt
     from streamexport.caffe.semantics import infer
-    from streamexport.costs import costs
+    from streamexport.counting.costs import costs
 
     if is_prototxt(path):
         infer(read_prototxt(path))
@@ -196,8 +196,8 @@ def use_prototxt(path: Path) -> None:
 
 
 def use_list(path: Path) -> None:
-    from streamexport.evaluate import class_names
-    from streamexport.images import open_images
+    from streamexport.evaluation.evaluate import class_names
+    from streamexport.evaluation.images import open_images
 
     with contextlib.suppress(Error):
         class_names(3, path)

@@ -19,18 +19,18 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import identity
-from .caffe.caffe_pb2 import LayerParameter
-from .caffe.prototxt import read_prototxt
-from .errors import NetError, need
-from .nets.graph import Blob
-from .readers import open_models
+from .. import identity
+from ..caffe.caffe_pb2 import LayerParameter
+from ..caffe.prototxt import read_prototxt
+from ..errors import NetError, need
+from ..nets.graph import Blob
+from ..readers import open_models
 
 if TYPE_CHECKING:
     import torch
 
-    from .caffe.semantics import Step
-    from .tensors import Array
+    from ..caffe.semantics import Step
+    from ..tensors import Array
 
     Path = str | os.PathLike[str]
     Inputs = Mapping[str, Array] | Array
@@ -75,7 +75,7 @@ class PreparedNet:
     """
 
     def __init__(self, prototxt: Path, models: Sequence[Path], outputs: Collection[str] = ()) -> None:
-        from .caffe import semantics
+        from ..caffe import semantics
 
         need("torch")
         net = read_prototxt(prototxt, strict=True)
@@ -103,7 +103,7 @@ class PreparedNet:
 
     def _computed(self, inputs: Inputs, wanted: Collection[str]) -> Iterator[tuple[LayerParameter, Tops]]:
         """Checks everything, then computes as its caller asks for more."""
-        from .caffe import semantics
+        from ..caffe import semantics
 
         given = _by_name(self._inputs, inputs)
         shapes = {name: values.shape for name, values in given.items()}
@@ -142,7 +142,7 @@ def check_parameters(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob,
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:
-    from .caffe import semantics
+    from ..caffe import semantics
 
     name, expected = f"layer {step.layer.name}", step.meaning.blobs
     if expected and not blobs:
@@ -164,8 +164,8 @@ def _run(
     """Computes the steps, and yields each with copies of those of its tops that are wanted."""
     import torch
 
-    from .caffe.meaning import Input
-    from .caffe.operations import Buffer, Parameters, Task, compute, empty
+    from ..caffe.meaning import Input
+    from ..caffe.operations import Buffer, Parameters, Task, compute, empty
 
     last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottom}
     alive: dict[str, torch.Tensor] = {}

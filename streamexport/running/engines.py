@@ -25,16 +25,16 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from .caffe import worker
-from .caffe.prototxt import read_prototxt
-from .errors import AbsentError, EngineError, FormatError, NetError, absent, reason
-from .readers import split
+from ..caffe import worker
+from ..caffe.prototxt import read_prototxt
+from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
+from ..readers import split
 
 if TYPE_CHECKING:
     import subprocess
 
-    from .caffe.caffe_pb2 import LayerParameter, NetParameter
-    from .tensors import Array
+    from ..caffe.caffe_pb2 import LayerParameter, NetParameter
+    from ..tensors import Array
 
 Path = str | os.PathLike[str]
 Compute = Callable[["Array"], "Mapping[str, Array]"]
@@ -94,7 +94,7 @@ def open_engine(
 
 
 def _task(prototxt: str, models: Sequence[str], blobs: Sequence[str]) -> _Task:
-    from .caffe.semantics import inputs
+    from ..caffe.semantics import inputs
 
     net = read_prototxt(prototxt)
     names = inputs(net)
@@ -115,7 +115,7 @@ def _stream(task: _Task, _: str | None) -> Iterator[Compute]:
 
 def _check_models(task: _Task) -> None:
     """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
-    from .caffe.semantics import infer
+    from ..caffe.semantics import infer
     from .forward import check_parameters, parameters
 
     held = parameters(task.models, task.prototxt)  # in any case: Caffe follows links, wherever they lead
@@ -128,7 +128,7 @@ def _check_models(task: _Task) -> None:
 
 @contextmanager
 def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
-    from .caffe.semantics import outputs
+    from ..caffe.semantics import outputs
 
     try:
         import cv2
@@ -196,8 +196,8 @@ def _refuse_parts(models: Sequence[str]) -> tuple[str]:
 
 
 def _is_hdf5(path: str) -> bool:
-    from .readers import hdf5
-    from .sources.local import LocalFile
+    from ..readers import hdf5
+    from ..sources.local import LocalFile
 
     source = LocalFile.at(path)
     return hdf5.recognises(source.read(0, min(source.size, 512)))

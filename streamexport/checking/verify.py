@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import identity, outputs
-from .convert import Options, bind, made_with
-from .errors import NetError
-from .extents import BUFFER, Piece
-from .nets.fitting import Bound
-from .nets.graph import Blob, Layer
-from .readers import open_models
-from .tensors import DType
-from .transfer import Progress
+from .. import identity, outputs
+from ..conversion.convert import Options, bind, made_with
+from ..errors import NetError
+from ..extents import BUFFER, Piece
+from ..nets.fitting import Bound
+from ..nets.graph import Blob, Layer
+from ..readers import open_models
+from ..tensors import DType
+from ..transfer import Progress
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import need, one_line
 from .costs import Cost
-from .errors import need, one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from .caffe.prototxt import read_prototxt
-from .engines import open_engine
-from .errors import FormatError, NetError
+from ..caffe.prototxt import read_prototxt
+from ..errors import FormatError, NetError
+from ..running.engines import open_engine
 from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image, read_lines
 
 if TYPE_CHECKING:
-    from .caffe.caffe_pb2 import NetParameter
-    from .tensors import Array
+    from ..caffe.caffe_pb2 import NetParameter
+    from ..tensors import Array
 
 Path = str | os.PathLike[str]
 
@@ -59,7 +59,7 @@ def interface(prototxt: Path) -> Interface:
     Raises NetError if it has several inputs or outputs, or an input that is no image; SourceError and FormatError if it
     cannot be read.
     """
-    from .caffe import semantics
+    from ..caffe import semantics
 
     file, net = os.fspath(prototxt), read_prototxt(prototxt)
     answers = semantics.outputs(net)

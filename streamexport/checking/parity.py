@@ -17,19 +17,19 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from . import outputs
-from .convert import Options, bind, made_with
-from .engines import open_engine
-from .errors import NetError
-from .forward import forward_layers
-from .nets.fitting import Bound
-from .nets.graph import Call, Layer, Net
-from .readers import open_models
-from .reference import Outputs, run
-from .tensors import FLOAT16
+from .. import outputs
+from ..conversion.convert import Options, bind, made_with
+from ..errors import NetError
+from ..nets.fitting import Bound
+from ..nets.graph import Call, Layer, Net
+from ..readers import open_models
+from ..running.engines import open_engine
+from ..running.forward import forward_layers
+from ..running.reference import Outputs, run
+from ..tensors import FLOAT16
 
 if TYPE_CHECKING:
-    from .tensors import Array
+    from ..tensors import Array
 
 Path = str | os.PathLike[str]
 

@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .errors import NetError, reason
-from .nets.graph import Call
-from .nets.modules import Maker, loaded, on_cpu
-from .tensors import Tensor
+from ..errors import NetError, reason
+from ..nets.graph import Call
+from ..nets.modules import Maker, loaded, on_cpu
+from ..tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
 
-    from .tensors import Array
+    from ..tensors import Array
 
 LOOKED_AT = ("size", "dim", "numel", "stride", "is_floating_point", "type", "__len__")
 """Methods of tensors that do not ask for elements."""

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import FormatError, NetError, SourceError, absent, missing, one_line, reason
-from .nets.resnet import IMAGENET
-from .sources.local import LocalFile
+from ..errors import FormatError, NetError, SourceError, absent, missing, one_line, reason
+from ..nets.resnet import IMAGENET
+from ..sources.local import LocalFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .tensors import Array
+    from ..tensors import Array
 
 CROPS = ("center", "square", "none")
 ORDERS = ("rgb", "bgr")

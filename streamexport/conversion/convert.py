@@ -13,25 +13,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from . import __version__, identity, nets, outputs, passes, transfer, writers
-from .caffe.caffe_pb2 import NetParameter
-from .caffe.prototxt import message
-from .caffe.prototxt import prototxt as prototxt_text
+from .. import __version__, identity, nets, outputs, passes, transfer, writers
+from ..caffe.caffe_pb2 import NetParameter
+from ..caffe.prototxt import message
+from ..caffe.prototxt import prototxt as prototxt_text
+from ..errors import Error, FaultError, NetError, OutputError, one_line
+from ..extents import Layout, Literal, Source
+from ..files import STDOUT as STDOUT_DESCRIPTOR
+from ..files import File, is_stdout, publish
+from ..nets import modules
+from ..nets.fitting import Bound, listed
+from ..nets.graph import Net
+from ..nets.resnet import EPSILON
+from ..passes import dialects, folding, naming, precision, preprocessing
+from ..readers import is_model, open_checkpoints, open_model, open_models, split
+from ..sources.local import LocalFile
+from ..transfer import Progress
+from ..writers import format_of
+from ..writers.caffemodel import CAFFE_LIMIT
 from .consumers import Written, runs_in
-from .errors import Error, FaultError, NetError, OutputError, one_line
-from .extents import Layout, Literal, Source
-from .files import STDOUT as STDOUT_DESCRIPTOR
-from .files import File, is_stdout, publish
-from .nets import modules
-from .nets.fitting import Bound, listed
-from .nets.graph import Net
-from .nets.resnet import EPSILON
-from .passes import dialects, folding, naming, precision, preprocessing
-from .readers import is_model, open_checkpoints, open_model, open_models, split
-from .sources.local import LocalFile
-from .transfer import Progress
-from .writers import format_of
-from .writers.caffemodel import CAFFE_LIMIT
 
 Path = str | os.PathLike[str]
 
@@ -192,7 +192,7 @@ def _check_shapes(net: Net) -> None:
     """Holds shapes that torch says against those that Caffe will make of the layers."""
     if not any(layer.shapes for layer in net.layers):
         return
-    from .caffe.semantics import infer
+    from ..caffe.semantics import infer
 
     described = NetParameter(layer=[message(layer) for layer in net.layers])
     for step, layer in zip(infer(described), net.layers, strict=True):

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from .caffe.caffe_pb2 import NetParameter
-from .caffe.prototxt import read_prototxt
-from .errors import NetError
+from ..caffe.caffe_pb2 import NetParameter
+from ..caffe.prototxt import read_prototxt
+from ..errors import NetError
 
 if TYPE_CHECKING:
-    from .caffe.meaning import Shape
-    from .caffe.semantics import Step
+    from ..caffe.meaning import Shape
+    from ..caffe.semantics import Step
 
 FLOAT_SIZE = 4
 
@@ -62,7 +62,7 @@ def costs(
     FormatError : it is none
     NetError : what a layer does is not known, or it cannot work as it stands; it is named
     """
-    from .caffe.semantics import infer
+    from ..caffe.semantics import infer
 
     net = read_prototxt(prototxt, strict=True)
     try:
@@ -82,7 +82,7 @@ def _by_name(net: NetParameter, inputs: Mapping[str, Shape] | Shape | None) -> M
 
 
 def _cost(step: Step) -> Cost:
-    from .caffe.meaning import BatchNorm
+    from ..caffe.meaning import BatchNorm
 
     layer, meaning = step.layer, step.meaning
     trained = () if isinstance(meaning.operation, BatchNorm) else meaning.blobs
@@ -100,7 +100,7 @@ def _cost(step: Step) -> Cost:
 def _multiply_adds(step: Step) -> int:
     """All weights, at each position: pixels of a convolution's top or a deconvolution's bottom, or an inner product's
     vectors."""
-    from .caffe.meaning import Convolution, Deconvolution, InnerProduct
+    from ..caffe.meaning import Convolution, Deconvolution, InnerProduct
 
     operation, bottom, (top, *_) = step.meaning.operation, step.bottoms, step.meaning.tops or ((),)
     if isinstance(operation, InnerProduct):

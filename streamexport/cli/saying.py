@@ -1,0 +1,16 @@
+"""What commands tell people. It is loaded by all of them, and needs no more than they do."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import one_line
+
+
+def say(message: str) -> None:
+    """A line on standard error, for people. Where that cannot be written to, the work counts all the same."""
+    try:
+        print(f"streamexport: {one_line(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is buffered has nowhere to go

@@ -1,0 +1,1 @@
+"""Caffe nets that are shown images, and how often they are right."""
