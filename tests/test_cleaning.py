@@ -10,6 +10,7 @@ from test_extents import rendered
 
 import streamexport
 from streamexport.caffe.prototxt import prototxt
+from streamexport.caffe.semantics import ranks_of
 from streamexport.nets.graph import Layer, Net
 from streamexport.nets.kernels import literal
 from streamexport.passes import cleaning, opencv
@@ -300,7 +301,7 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
         outputs="line",
     )
     sigmoid = 1 / (1 + np.exp(-IMAGE.astype("f8")))
-    assert_computes(opencv.keep_apart(original, dialect), 3 * sigmoid**exponent - 1)
+    assert_computes(opencv.keep_apart(original, dialect, ranks_of), 3 * sigmoid**exponent - 1)
 
 
 @pytest.mark.parametrize(
@@ -313,11 +314,11 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
 )
 def test_what_opencv_merges_rightly_stays_as_it_is(assert_same, layers):
     original = net(*layers, outputs="b")
-    made = opencv.keep_apart(original, "portable")
+    made = opencv.keep_apart(original, "portable", ranks_of)
     assert made == original
     assert_same(made, original)
 
 
 def test_bvlc_s_dialect_has_nothing_to_keep_apart():
     original = net(power("a", "data", power=2.0), power("b", "a", scale=2.0), outputs="b")
-    assert opencv.keep_apart(original, "bvlc") is original
+    assert opencv.keep_apart(original, "bvlc", ranks_of) is original

@@ -10,6 +10,7 @@ from test_extents import rendered
 
 from streamexport import nets, passes
 from streamexport.caffe.prototxt import prototxt
+from streamexport.caffe.semantics import ranks_of
 from streamexport.errors import NetError
 from streamexport.extents import Extent, Source
 from streamexport.nets.resnet import RESNETS, ResNet
@@ -42,7 +43,7 @@ def tensors(net: ResNet) -> dict[str, Tensor]:
 
 
 def passed(net, **options):
-    return passes.apply(net, **{"dtype": "float32", "names": "torch", **options})
+    return passes.apply(net, ranks_of, **{"dtype": "float32", "names": "torch", **options})
 
 
 @pytest.mark.parametrize("name", RESNETS)

@@ -24,6 +24,7 @@ import streamexport
 from streamexport import passes, writers
 from streamexport.caffe import semantics
 from streamexport.caffe.prototxt import prototxt
+from streamexport.caffe.semantics import ranks_of
 from streamexport.nets.graph import Net
 from streamexport.passes import dialects, opencv
 from streamexport.passes.cleaning import POINTWISE
@@ -114,7 +115,7 @@ def write(directory: Path, some: Sequence[Chain], knows_shapes: bool = True, **o
     double, single = Bench(torch.float64, knows_shapes), Bench(torch.float32)
     ends, rounded = ([chain.built(bench) for chain in some] for bench in (double, single))
     net = Net("pairs", tuple(double.layers), outputs=tuple(end.top for end in ends))
-    net = passes.apply(net, dialect="opencv", **options)
+    net = passes.apply(net, ranks_of, dialect="opencv", **options)
     (layout,) = writers.layouts(net, "caffemodel")
     (directory / "net.prototxt").write_text(prototxt(net))
     (directory / "net.caffemodel").write_bytes(rendered(layout))
@@ -214,4 +215,4 @@ def test_layers_that_follow_convolutions_stay_where_they_are():
             bench = Bench()
             chain.built(bench)
             net = Net("net", tuple(bench.layers))
-            assert opencv.keep_apart(net, "portable") == net, chain
+            assert opencv.keep_apart(net, "portable", ranks_of) == net, chain

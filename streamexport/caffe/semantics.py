@@ -21,6 +21,7 @@ from math import inf, log, prod
 from typing import Any
 
 from ..errors import NetError
+from ..nets.graph import Net
 from .caffe_pb2 import (
     ConvolutionParameter,
     EltwiseParameter,
@@ -59,6 +60,7 @@ from .meaning import (
     Tile,
     Window,
 )
+from .prototxt import message
 
 AXES_LIMIT, COUNT_LIMIT = 32, 2**63 - 1
 """Axes that Caffe allows a blob, and elements that anybody can count. Caffe ends at 2**31 - 1 of them; we need not."""
@@ -99,6 +101,17 @@ def infer(net: NetParameter, inputs: Mapping[str, Shape] | None = None) -> tuple
         shapes.update(zip(layer.top, meaning.tops, strict=True))
         steps.append(Step(layer, bottoms, meaning))
     return tuple(steps)
+
+
+def steps_of(net: Net) -> tuple[Step, ...]:
+    """The same of a net that is made here."""
+    return infer(NetParameter(layer=[message(layer) for layer in net.layers]))
+
+
+def ranks_of(net: Net) -> dict[str, int]:
+    """How many dimensions each top of a net has."""
+    steps = steps_of(net)
+    return {top: len(shape) for step in steps for top, shape in zip(step.layer.top, step.meaning.tops, strict=True)}
 
 
 def understand(layer: LayerParameter, bottoms: Sequence[Shape]) -> Meaning:

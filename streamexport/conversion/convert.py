@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from .. import __version__, identity, nets, outputs, passes, transfer, writers
-from ..caffe.caffe_pb2 import NetParameter
-from ..caffe.prototxt import message
 from ..caffe.prototxt import prototxt as prototxt_text
 from ..errors import Error, FaultError, NetError, OutputError, one_line
 from ..extents import Layout, Literal, Source
@@ -155,6 +153,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         notes.append(f"state dict {weights.key!r} of the checkpoint{others}")
     net = passes.apply(
         net,
+        _ranks_of,
         dialect=options.dialect,
         fold_batchnorm=options.fold_batchnorm,
         input_order=options.input_order,
@@ -188,14 +187,19 @@ def _taken_for_granted(net: Net, options: Options) -> Iterator[str]:
         yield f"taken for granted, if {', '.join(granted)} do not say otherwise: {', '.join(granted.values())}"
 
 
+def _ranks_of(net: Net) -> Mapping[str, int]:
+    from ..caffe.semantics import ranks_of  # few nets ask for them
+
+    return ranks_of(net)
+
+
 def _check_shapes(net: Net) -> None:
     """Holds shapes that torch says against those that Caffe will make of the layers."""
     if not any(layer.shapes for layer in net.layers):
         return
-    from ..caffe.semantics import infer
+    from ..caffe.semantics import steps_of
 
-    described = NetParameter(layer=[message(layer) for layer in net.layers])
-    for step, layer in zip(infer(described), net.layers, strict=True):
+    for step, layer in zip(steps_of(net), net.layers, strict=True):
         blobs = tuple(blob.shape for blob in layer.blobs)
         if (layer.shapes and step.meaning.tops != layer.shapes) or step.meaning.blobs != blobs:
             what = f"makes {step.meaning.tops} of {step.bottoms} with {blobs}, not {layer.shapes}"

@@ -22,6 +22,9 @@ from .cleaning import POINTWISE
 
 READ_BY_OPENCV = ("portable", "opencv", "ssd")
 
+Ranks = Callable[[Net], Mapping[str, int]]
+"""Says how many dimensions each top of a net has: Caffe's rules, which are not known here."""
+
 CHANNELS, FACTOR, ACTIVATION = "channels", "factor", "activation"
 """What may be taken in: numbers for each channel, one factor and offset for all elements, a function of each element."""
 
@@ -32,11 +35,11 @@ RIGHT = (
 """Layers that take in whatever OpenCV has them take in, which is often nothing, and are right."""
 
 
-def keep_apart(net: Net, dialect: str) -> Net:
+def keep_apart(net: Net, dialect: str, ranks_of: Ranks) -> Net:
     """The net with a Reshape wherever OpenCV might merge what is not known to be right; it computes the same."""
     if dialect not in READ_BY_OPENCV:
         return net
-    ranks, consumers = cache(lambda: _ranks(net)), net.consumers
+    ranks, consumers = cache(lambda: ranks_of(net)), net.consumers
     merged: dict[str, tuple[Layer, ...]] = {}  # by top, who may take in its reader: its maker, and who takes in that
     layers: list[Layer] = []
     for layer in net.layers:
@@ -87,13 +90,3 @@ def _reshape(maker: Layer, rank: int) -> Layer:
     """A Reshape of a layer's only top to the shape that it has, whatever it is."""
     name = f"{maker.name}.apart"
     return Layer(name, "Reshape", maker.tops, (name,), {"reshape_param": {"shape": {"dim": [0] * rank}}})
-
-
-def _ranks(net: Net) -> dict[str, int]:
-    """How many dimensions each top has."""
-    from ..caffe.caffe_pb2 import NetParameter
-    from ..caffe.prototxt import message
-    from ..caffe.semantics import infer
-
-    steps = infer(NetParameter(layer=[message(layer) for layer in net.layers]))
-    return {top: len(shape) for step in steps for top, shape in zip(step.layer.top, step.meaning.tops, strict=True)}
