@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from traceback import extract_tb
 
 
 class Error(Exception):
@@ -185,6 +184,8 @@ class FaultError(Error, RuntimeError):
     @classmethod
     def of(cls, error: BaseException, place: str | None = None) -> FaultError:
         """Of an exception that nobody expected: its name, what it says, and the line of ours that it came from."""
+        from traceback import extract_tb
+
         own = str(Path(__file__).parent)
         frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename.startswith(own)]
         at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
