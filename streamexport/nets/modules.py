@@ -14,7 +14,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -233,8 +233,18 @@ def _from_file(path: Path) -> object:
     _look_in("")
     packages = [folder.name for folder in _packages(path)]
     _look_in(str(path.parents[len(packages)]))  # for what it imports from beside it, or from the packages around
-    if packages:
+    if not packages:
+        return _from_path_alone(path)
+    try:
         return _from_package(path, ".".join((*packages, path.stem)))
+    except ImportError as error:  # perhaps of a package around it, which asks for what the file does without
+        with suppress(ImportError):
+            return _from_path_alone(path)
+        raise error
+
+
+def _from_path_alone(path: Path) -> object:
+    """The file as a module of no package."""
     name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.parent}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
