@@ -172,7 +172,8 @@ def test_a_plot_is_a_png_of_what_was_counted(tmp_path, nets):
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, nets, monkeypatch):
-    from streamexport import errors, plots
+    from streamexport import errors
+    from streamexport.counting import plots
 
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(streamexport.Error, match=r"needs matplotlib, .*; pip install 'streamexport\[plot\]'"):
