@@ -143,10 +143,12 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def joined(tables: Sequence[Sequence[Step]], depth: int) -> Step:
     def build(random: Random, shape: Sequence[int]) -> nn.Module:
-        branches = [
-            nn.Identity() if random.random() < 0.3 else Chain(random, shape, [], random.randint(1, 3), tables, depth)
-            for _ in range(2)
-        ]
+        # Never both as they are: behind x - x there is nothing but rounding.
+        first = (
+            nn.Identity() if random.random() < 0.4 else Chain(random, shape, [], random.randint(1, 3), tables, depth)
+        )
+        branches = [first, Chain(random, shape, [], random.randint(1, 3), tables, depth)]
+        random.shuffle(branches)
         name = random.choice(list(JOINS))
         return Joined(name, JOINS[name], *branches)
 
