@@ -18,7 +18,7 @@ with ending_quietly():
     from .. import __version__
     from ..errors import DEBUG, Error, FaultError, missing, reason
     from ..interrupts import LateInterrupt
-    from .saying import say
+    from .saying import flush, say
 
 FAILED, PIPE_CLOSED, KILLED_BY = 1, 141, 128
 
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"{error.filename or 'standard output'}: {reason(error)}")
     except Exception as error:  # nobody expected it
         return _failed(str(FaultError.of(error)))
+    finally:
+        flush()  # argparse, too, has said something there before it raises SystemExit
     return int(status)
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from ..errors import one_line
 
 
 def say(message: str) -> None:
     """A line on standard error, for people. Where that cannot be written to, the work counts all the same."""
+    with suppress(OSError):
+        print(f"streamexport: {one_line(message)}", file=sys.stderr)
+    flush()
+
+
+def flush() -> None:
+    """Writes what is buffered for standard error, or forgets it: Python would try once more at its end, and fail then."""
     try:
-        print(f"streamexport: {one_line(message)}", file=sys.stderr, flush=True)
+        sys.stderr.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # what is buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
