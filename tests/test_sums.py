@@ -31,6 +31,7 @@ LONG_SUMS = {
     "instance norm": F.instance_norm,
     "instance norm, far from zero": lambda x: F.instance_norm(x * 10 + 128),
     "group norm": lambda x: F.group_norm(x, 1),
+    "group norm, nearly alike": lambda x: F.group_norm((x + 0.1).clamp(0.1, 0.5) + 1, 1),
     "batch norm of the batch": lambda x: F.batch_norm(x, None, None, training=True),
     "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
     "layer norm of channels": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2),
@@ -126,13 +127,19 @@ def test_another_batch_is_summed_as_well(cases, tmp_path):
         assert case.distance(tops and tops[case.output][1]) < TOLERANCE
 
 
+@pytest.mark.parametrize("size", [(16, 16), (64, 64)])
+def test_numbers_that_are_nearly_alike_are_normalised_as_well(tmp_path, size):
+    assert Case(tmp_path / "net", "group norm, nearly alike", size).opencv() < TOLERANCE
+
+
 def test_instance_norm_of_a_large_image(tmp_path):
     assert Case(tmp_path / "net", "instance norm", (1080, 1920)).opencv() < TOLERANCE
 
 
-def test_a_small_image_is_normalised_without_more_layers(tmp_path):
-    kinds = [layer.type for layer in Case(tmp_path / "net", "instance norm", (56, 56)).layers]
-    assert kinds == "Input Convolution ReLU Reshape MVN Eltwise Pooling Power Flatten Scale Reshape".split()
+@pytest.mark.parametrize(("size", "centring"), [((16, 16), "MVN"), ((56, 56), "MVN MVN")])
+def test_a_small_image_is_normalised_with_few_layers(tmp_path, size, centring):
+    kinds = [layer.type for layer in Case(tmp_path / "net", "instance norm", size).layers]
+    assert kinds == f"Input Convolution ReLU Reshape {centring} Eltwise Pooling Power Flatten Scale Reshape".split()
 
 
 def averaging(size: tuple[int, ...], pooling: dict[str, object], top: tuple[int, ...]) -> Net:

@@ -18,7 +18,12 @@ from ..windows import LONG
 from .convolutions import channels_last, turned_back
 
 AVERAGE = {"pooling_param": {"pool": "AVE", "global_pooling": True}}
+CENTRE = {"mvn_param": {"normalize_variance": False}}
 ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe divides the first two
+
+SHORT = 256
+"""Elements of which MVN, which sums in float32, loses no more of the mean than 1e-6. Of up to LONG it loses 1e-5, which is
+much beside a small deviation, and a second MVN finds that; of more, see `_centred`."""
 
 
 @operator("_native_batch_norm_legit_no_training")
@@ -153,9 +158,11 @@ def affine(net: Lowering, x: Value, weight: Operand | None, bias: Operand | None
 def standardised(net: Lowering, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) of each channel of `x` as an image of this shape."""
     image = net.reshaped(x, shape, "image")
-    centred = net.layer("MVN", [image], shape, {"mvn_param": {"normalize_variance": False}}, part="centred")
+    centred = net.layer("MVN", [image], shape, CENTRE, part="centred")
     if prod(shape[2:]) > LONG:
         centred = _centred(net, centred)
+    elif prod(shape[2:]) > SHORT:
+        centred = net.layer("MVN", [centred], shape, CENTRE, part="exact")
     square = net.power(centred, power=2, part="square")
     variance = net.layer("Pooling", [square], (*shape[:2], 1, 1), AVERAGE, part="variance")
     inverse = net.reshaped(net.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
