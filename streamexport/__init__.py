@@ -18,7 +18,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checking.parity import Difference, Parity, parity
     from .checking.verify import Report, verify
-    from .conversion.convert import Options, Plan, convert, plan
+    from .conversion.convert import convert
+    from .conversion.options import Options
+    from .conversion.plan import Plan, plan
     from .counting.costs import Cost, costs
     from .errors import Error
     from .evaluation.evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
 _PLACES = {
     "checking.parity": "Difference Parity parity",
     "checking.verify": "Report verify",
-    "conversion.convert": "Options Plan convert plan",
+    "conversion.convert": "convert",
+    "conversion.options": "Options",
+    "conversion.plan": "Plan plan",
     "counting.costs": "Cost costs",
     "errors": "Error",
     "evaluation.evaluate": "Accuracy Classifier Guess Prediction classify evaluate",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import streamexport
 from streamexport import Options, convert
 from streamexport.checking.parity import parity
-from streamexport.conversion.convert import recorded
+from streamexport.conversion.record import decode
 from streamexport.errors import NetError
 from streamexport.nets import lowering, operators  # noqa: F401 # registers them
 from streamexport.running.engines import open_engine
@@ -294,7 +294,7 @@ def test_nothing_is_offered_where_nothing_can_be_made(made):
     [('"layer3"', ("layer3",)), ("null", ()), ("[]", ()), ('["a", "b"]', ("a", "b")), ("[1]", None), ("3", None)],
 )
 def test_records_of_a_single_end_are_read(end, read):
-    found = recorded(b'{"options": {"end": %s, "net": "resnet18", "input_shape": null}}' % end.encode())
+    found = decode(b'{"options": {"end": %s, "net": "resnet18", "input_shape": null}}' % end.encode())
     assert (found.end if found else None) == read
 
 

@@ -18,7 +18,8 @@ from test_nets import tensors
 from torch import nn
 
 from streamexport import nets
-from streamexport.conversion.convert import Options, bind
+from streamexport.conversion.bound import bind
+from streamexport.conversion.options import Options
 from streamexport.errors import NetError
 from streamexport.nets import fitting
 from streamexport.nets.resnet import RESNETS
@@ -333,16 +334,34 @@ def test_verify_takes_a_model_of_several_checkpoints(tmp_path):
     assert run_cli("verify", model).returncode == 2
 
 
-def test_the_file_that_builds_a_net_runs_once(tmp_path):
-    net = tmp_path / "net.py"
-    net.write_text(f"print('executed')\nimport sys\nsys.path.append({str(Path(__file__).parent)!r})\n" + SMALL)
+LOGGING = """
+import sys
+import torch
+sys.path.append({tests!r})
+import test_fitting
+def log(what):
+    with open({log!r}, "a") as file:
+        print(what, file=file)
+log("imported")
+class Small(test_fitting.Small):
+    def __init__(self):
+        super().__init__()
+        log(f"built on {{self.fc.weight.device}}")
+    def forward(self, x):
+        log(f"run on {{x.device}}")
+        return super().forward(x)
+"""
+
+
+def test_a_net_is_imported_and_traced_once_and_built_once_more_for_torch(tmp_path):
+    net, log = tmp_path / "net.py", tmp_path / "log"
+    net.write_text(LOGGING.format(tests=str(Path(__file__).parent), log=str(log)))
     torch.save(state(), tmp_path / "c.pth")
     where = ("--net", f"{net}:Small", "--input-shape", "1,3,8,8")
+    traced = ["imported", "built on meta", "run on meta"]
     done = run_cli("convert", tmp_path / "c.pth", *where, "-o", tmp_path / "m.caffemodel")
-    assert done.stderr.count("executed") == 1, done.stderr
+    assert log.read_text().splitlines() == traced, done.stderr
+    log.unlink()
     done = run_cli("verify", tmp_path / "c.pth", tmp_path / "m.caffemodel", *where, "--forward")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("executed") == 1
-
-
-SMALL = "from test_fitting import Small\n"
+    assert log.read_text().splitlines() == [*traced, "built on cpu", "run on cpu"]

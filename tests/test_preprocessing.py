@@ -13,7 +13,8 @@ from conftest import run_cli
 
 import streamexport
 from streamexport import Options
-from streamexport.conversion.convert import bind, recorded
+from streamexport.conversion.bound import bind
+from streamexport.conversion.record import decode
 from streamexport.errors import NetError
 
 
@@ -70,7 +71,7 @@ def test_a_traced_net_takes_what_the_user_says(tmp_path, fold, order, mean, std,
     text = re.search(r"^# input: (.*)$", (tmp_path / "m.prototxt").read_text(), re.M)[1]
     assert text.startswith(f"{called}, pixels 0..{255 if fold else 1}, minus mean [")
     assert ("divided by" in text) == bool(std and not fold)
-    assert recorded(streamexport.open_model(tmp_path / "m.caffemodel").record) == made
+    assert decode(streamexport.open_model(tmp_path / "m.caffemodel").record) == made
     assert not streamexport.verify([tmp_path / "c.pth"], [tmp_path / "m.caffemodel"], made).problems
     assert streamexport.parity([tmp_path / "c.pth"], [tmp_path / "m.caffemodel"], options=made).departed is None
 
@@ -115,13 +116,13 @@ def test_what_is_taken_for_granted_is_said_and_can_be_said_otherwise(tmp_path, c
     assert text.count("eps: 0.001") == 20
     done = run_cli("verify", path, model, "--forward")
     assert done.returncode == 0, done.stderr
-    made = recorded(streamexport.open_model(model).record)
+    made = decode(streamexport.open_model(model).record)
     assert (made.mean, made.std, made.eps) == ((0.5,) * 3, (0.25, 0.5, 0.125), 0.001)
 
 
 def test_records_of_older_models_say_nothing_of_the_input():
     options = {"net": "resnet18", "names": "classic", "input_shape": [1, 3, 97, 111]}
-    found = recorded(json.dumps({"options": options}).encode())
+    found = decode(json.dumps({"options": options}).encode())
     assert found == Options(net="resnet18", names="classic", input_shape=(1, 3, 97, 111))
 
 

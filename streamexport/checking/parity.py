@@ -18,7 +18,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from .. import outputs
-from ..conversion.convert import Options, bind, made_with
+from ..conversion import record
+from ..conversion.bound import bind
+from ..conversion.options import Options
 from ..errors import NetError
 from ..nets.fitting import Bound
 from ..nets.graph import Call, Layer, Net
@@ -109,7 +111,7 @@ def parity(
     """
     import numpy as np
 
-    options = options or made_with(open_models(models, checkpoints), models[0])
+    options = options or record.trusted(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
     shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])

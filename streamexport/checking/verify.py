@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import identity, outputs
-from ..conversion.convert import Options, bind, made_with
+from ..conversion import record
+from ..conversion.bound import bind
+from ..conversion.options import Options
 from ..errors import NetError
 from ..extents import BUFFER, Piece
 from ..nets.fitting import Bound
@@ -61,7 +63,7 @@ def verify(
     Error : a file cannot be read, see `errors`
     """
     model = open_models(models, checkpoints)
-    options = options or made_with(model, models[0])
+    options = options or record.trusted(model, models[0])
     bound = bound or bind(checkpoints, options)
     found = {layer.name: layer for layer in sorted(model.layers, key=lambda layer: bool(layer.blobs))}
     times = Counter(layer.name for layer in model.layers if layer.blobs)

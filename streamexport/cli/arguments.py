@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..conversion.convert import Options
+from ..conversion.options import Options
 from ..passes import dialects, folding, naming, precision
 from ..writers.caffemodel import CAFFE_LIMIT
 

@@ -8,7 +8,8 @@ import sys
 import time
 
 from .. import nets, writers
-from ..conversion.convert import STDOUT, Plan, convert, plan
+from ..conversion.convert import STDOUT, convert
+from ..conversion.plan import Plan, plan
 from ..errors import NetError, OutputError, one_line
 from . import arguments
 from .saying import say

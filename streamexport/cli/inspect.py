@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..caffe.prototxt import is_prototxt, read_prototxt
-from ..conversion.convert import recorded
+from ..conversion import record
 from ..counting.costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
 from ..extents import Layout, Literal
@@ -155,7 +155,7 @@ def _model(net: Net, file: str) -> dict[str, Any]:
         }
         for layer in net.layers
     ]
-    options = recorded(net.record)
+    options = record.decode(net.record)
     return {
         "format": "caffemodel",
         "name": net.name,

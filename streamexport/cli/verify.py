@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from ..checking.parity import Difference, parity
 from ..checking.verify import verify
-from ..conversion.convert import Options, bind, made_with, recorded
+from ..conversion import record
+from ..conversion.bound import bind
+from ..conversion.options import Options
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
 from ..nets.fitting import Bound
 from ..readers import is_model, open_model
@@ -52,10 +54,10 @@ def run(given: argparse.Namespace) -> int:
         given.misused("a checkpoint and a model are required")
     checkpoints, models = _told_apart(given.files)
     model = open_model(models[0], checkpoints)
-    record = recorded(model.record)
-    options = arguments.chosen(given, record)
-    if "net" not in vars(given) and (record is not None or options == Options()):
-        made_with(model, models[0])  # refuses what the model must not say, or does not say at all
+    recorded = record.decode(model.record)
+    options = arguments.chosen(given, recorded)
+    if "net" not in vars(given) and (recorded is not None or options == Options()):
+        record.trusted(model, models[0])  # refuses what the model must not say, or does not say at all
     start = time.monotonic()
     total = sum(os.stat(path).st_size for path in models)
     with arguments.progress(total, "verifying", given.quiet) as progress:

@@ -166,7 +166,7 @@ def use_weights(path: Path) -> None:
 def use_model(path: Path) -> None:
     from streamexport import layout, open_model
     from streamexport.caffe.prototxt import prototxt
-    from streamexport.conversion.convert import recorded
+    from streamexport.conversion.record import decode
     from streamexport.passes.precision import store
 
     net = open_model(path)
@@ -175,7 +175,7 @@ def use_model(path: Path) -> None:
     for layer in net.layers:
         for blob in layer.blobs:
             touch(blob.values)
-    recorded(net.record)
+    decode(net.record)
     for made in (net, store(net, "float16")):
         laid = layout(made, made.record)
         if laid.size < 1 << 20:

@@ -1,0 +1,151 @@
+"""A conversion up to its last byte: headers are read, nothing is written.
+
+What was asked for is recorded in the model, so that `verify` can plan the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .. import __version__, identity, nets, outputs, writers
+from ..caffe.prototxt import prototxt as prototxt_text
+from ..errors import NetError, OutputError, one_line
+from ..extents import Layout, Source
+from ..nets import modules
+from ..nets.graph import Net
+from ..passes import precision
+from ..readers import is_model, open_models, split
+from ..sources.local import LocalFile
+from ..writers import format_of
+from ..writers.caffemodel import CAFFE_LIMIT
+from . import record
+from .bound import bind
+from .consumers import Written, runs_in
+from .options import DEFAULTS, Options
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion up to its last byte, before the first one moves.
+
+    Attributes
+    ----------
+    net : what is written, named and cut
+    path : the model file; where it is cut into parts, what these are numbered after
+    format : caffemodel, hdf5 or linked
+    prototxt : its text; None for a model whose layers are not known
+    parts : path and layout of each model file
+    sources : what is read
+    notes : what the user should know: what was recognised, left out, or limits who can read the result
+    align : modulus at which offsets of payload agree with the checkpoint's, 0 if they need not
+    """
+
+    net: Net
+    path: str
+    format: str
+    prototxt: str | None
+    parts: tuple[tuple[str, Layout], ...]
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...]
+    align: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all model files."""
+        return sum(layout.size for _, layout in self.parts)
+
+
+def plan(
+    inputs: Sequence[Path],
+    output: Path,
+    options: Options = DEFAULTS,
+    *,
+    form: str | None = None,
+    max_file_size: int | None = None,
+    align: int = 0,
+) -> Plan:
+    """Everything about a conversion but the moving of bytes.
+
+    Parameters
+    ----------
+    inputs : checkpoints that together hold one state dict, or Caffe models that are parts of one, with the checkpoints that
+        they are linked to
+    output : the model file to be, whose parts are numbered after its stem; or a directory, for files called like the net
+    options : what to make; for Caffe models only `dtype`, None to leave it as it is
+    form : caffemodel, hdf5 or linked; by default what the output's suffix says, and in a directory hdf5 where stock Caffe
+        could not load a caffemodel
+    max_file_size : cut into parts of at most so many bytes, at layer boundaries
+    align : pad a caffemodel so that offsets of large blobs agree with the checkpoint's modulo so many bytes: file systems
+        that share blocks of that size then clone them
+    """
+    if any(is_model(path) for path in inputs):
+        net, sources = _transcoded(inputs, options)
+        made, text = net.record, None
+    else:
+        bound = bind(inputs, options)
+        net, sources = bound.net, bound.sources
+        made = record.encode(net, options, sources, align)
+        text = _text(net, options, sources, made)
+    path = os.fspath(output)
+    if not path:
+        raise OutputError("the output has no name")
+    in_directory = path.endswith("/") or os.path.isdir(path)
+    chosen = form or ("caffemodel" if in_directory else format_of(path))
+    made = identity.of_part(net, made, max_file_size, __version__)
+    layouts = writers.layouts(net, chosen, made, limit=max_file_size, align=align)
+    if in_directory:
+        if form is None and max_file_size is None and layouts[0].size > CAFFE_LIMIT:
+            chosen = "hdf5"
+            layouts = writers.layouts(net, chosen, made)
+        is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
+        name = (net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net
+        path = outputs.in_directory(path, name, chosen)
+    if align and (chosen != "caffemodel" or max_file_size is not None):
+        raise OutputError("only a caffemodel in one file can be aligned", file=path, advice="leave out --align")
+    parts = tuple(zip(outputs.part_names(path, len(layouts)), layouts, strict=True))
+    left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
+    sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
+    written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types)
+    readers = runs_in(written) if text is not None else ()  # of a model's own net nothing is known
+    notes = (*net.notes, *left_to_caller, *readers)
+    return Plan(net, path, chosen, text, parts, sources, notes, align)
+
+
+def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
+    """Caffe models as one net, in another precision if that is asked for; other options are for checkpoints."""
+    if options != Options(dtype=options.dtype):
+        raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
+    net = open_models(models)
+    files, checkpoints = split(models)
+    if checkpoints and {source.name for source in net.sources} <= set(files):
+        raise NetError("checkpoints and Caffe models cannot be parts of one model", advice="unless one is linked to it")
+    if options.dtype is not None:
+        net = precision.store(net, options.dtype)
+        net = replace(net, record=record.with_dtype(net.record, options.dtype))
+    return net, tuple(LocalFile.at(path) for path in models)
+
+
+def _text(net: Net, options: Options, sources: Sequence[Source], made: bytes) -> str:
+    lines = [f"{net.name}, made by streamexport {__version__}"]
+    lines += [f"from {os.path.basename(source.name)}, {source.size} bytes" for source in sources]
+    lines.append(f"dialect {options.dialect}, names {options.names}, weights {options.dtype or 'float32'}")
+    if net.preprocessing:
+        lines.append(f"input: {net.preprocessing}")
+    lines += net.notes
+    lines.append(f"record: {made.decode()}")
+    return prototxt_text(net, "\n".join(one_line(line) for line in lines))
+
+
+def described(made: Plan) -> str:
+    if all(layer.blobs and not layer.tops for layer in made.net.layers):
+        raise NetError("HDF5 models hold no description of the net", advice="use the prototxt that came with it")
+    names = ", ".join(os.path.basename(source.name) for source in made.sources)
+    lines = [f"taken from {names} by streamexport {__version__}"]
+    if identity.read(made.net.record):
+        lines.append(f"record: {made.net.record.decode()}")
+    return prototxt_text(made.net, "\n".join(map(one_line, lines)))
