@@ -10,19 +10,14 @@ import re
 from collections.abc import Iterator
 
 from .errors import OutputError
+from .writers import formats
 
-SUFFIXES = {"caffemodel": ".caffemodel", "hdf5": ".caffemodel.h5", "linked": ".caffemodel.h5"}
 LONGEST = 200
 """Bytes of a name that comes out of a file: file systems take 255, and suffixes and part numbers are still to come."""
 
 
 PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}$")
 """What stands behind a model's name in those of its parts."""
-
-
-def in_directory(directory: str, name: str, form: str) -> str:
-    """Where a model called `name` goes in a directory. OutputError if the name is no name for a file there."""
-    return os.path.join(directory, component(name) + SUFFIXES[form])
 
 
 def component(name: str) -> str:
@@ -39,10 +34,8 @@ def component(name: str) -> str:
 
 def stem(path: str) -> str:
     """A model's path without the suffix of its format."""
-    for suffix in (".caffemodel.h5", ".caffemodel", ".h5"):
-        if path.endswith(suffix):
-            return path.removesuffix(suffix)
-    return os.path.splitext(path)[0]
+    known = (path.removesuffix(suffix) for suffix in formats.SUFFIXES if path.endswith(suffix))
+    return next(known, os.path.splitext(path)[0])
 
 
 def description(model: str) -> str:

@@ -21,7 +21,7 @@ from layer_kinds import KINDS, Bench, Held, Shape, Way
 from test_extents import rendered
 
 import streamexport
-from streamexport import passes, writers
+from streamexport import passes
 from streamexport.caffe import semantics
 from streamexport.caffe.prototxt import prototxt
 from streamexport.caffe.semantics import ranks_of
@@ -29,6 +29,7 @@ from streamexport.nets.graph import Net
 from streamexport.passes import dialects, opencv
 from streamexport.passes.cleaning import POINTWISE
 from streamexport.running.forward import forward
+from streamexport.writers.formats import CAFFEMODEL
 
 ALONE = ((1, 4), (1, 4, 4), (1, 4, 4, 4))
 BATCHES = ((2, 4), (2, 4, 3), (2, 4, 3, 5))
@@ -116,7 +117,7 @@ def write(directory: Path, some: Sequence[Chain], knows_shapes: bool = True, **o
     ends, rounded = ([chain.built(bench) for chain in some] for bench in (double, single))
     net = Net("pairs", tuple(double.layers), outputs=tuple(end.top for end in ends))
     net = passes.apply(net, ranks_of, dialect="opencv", **options)
-    (layout,) = writers.layouts(net, "caffemodel")
+    (layout,) = CAFFEMODEL.layouts(net)
     (directory / "net.prototxt").write_text(prototxt(net))
     (directory / "net.caffemodel").write_bytes(rendered(layout))
     inputs = {name: held.value.numpy().astype(np.float32) for name, held in double.inputs.items()}

@@ -31,7 +31,7 @@ from streamexport.readers.caffemodel import Unpacked
 from streamexport.readers.chunks import Chunked
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored, Strided, Tensor
-from streamexport.writers import layouts
+from streamexport.writers.formats import FORMATS
 
 Made = tuple[Piece, bytes]
 """A piece, and the bytes that it has to have."""
@@ -274,7 +274,7 @@ def test_a_range_outside_is_refused(made):
             piece.render(0, 4, memoryview(bytearray(wrong)))
 
 
-@pytest.mark.parametrize("form", ["caffemodel", "hdf5", "linked"])
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("stored_as", ["float32", "bfloat16"])
 def test_a_pickled_plan_is_the_same_file_and_so_is_its_net_laid_out_again(tmp_path, checkpoint, form, dtype, stored_as):
@@ -284,12 +284,12 @@ def test_a_pickled_plan_is_the_same_file_and_so_is_its_net_laid_out_again(tmp_pa
         path = tmp_path / "c.pth"
         torch.save(state, path)
     options = streamexport.Options(dtype=dtype, fold_batchnorm=dtype == "float16", end="layer1")
-    plan = streamexport.plan([path], tmp_path / "m", options, form=form)
+    plan = streamexport.plan([path], tmp_path / "m", options, form=form.name)
     sent = pickle.loads(pickle.dumps(plan))
     expected = rendered(plan.parts[0][1])
     assert rendered(sent.parts[0][1]) == expected
     for net in (plan.net, sent.net, copy.deepcopy(plan.net)):
-        assert rendered(layouts(net, form)[0]) == rendered(layouts(plan.net, form)[0])
+        assert rendered(form.layouts(net)[0]) == rendered(form.layouts(plan.net)[0])
     assert (sent.path, sent.prototxt, sent.notes) == (plan.path, plan.prototxt, plan.notes)
 
 

@@ -10,11 +10,12 @@ from conftest import run_cli
 
 from streamexport.conversion.consumers import CAFFES, OPENCVS, READERS, SSD, Written, runs_in
 from streamexport.writers.caffemodel import CAFFE_LIMIT
+from streamexport.writers.formats import CAFFEMODEL, HDF5, Format
 
 TYPES = frozenset({"Convolution", "ReLU"})
 
 
-def written(dialect: str = "portable", form: str = "caffemodel", **others: object) -> Written:
+def written(dialect: str = "portable", form: Format = CAFFEMODEL, **others: object) -> Written:
     return Written(**{"dialect": dialect, "form": form, "is_half": False, "sizes": [100], "types": TYPES, **others})
 
 
@@ -24,10 +25,10 @@ def written(dialect: str = "portable", form: str = "caffemodel", **others: objec
         (written(), "runs in Caffe, its forks, OpenCV 4", ()),
         (written("bvlc"), "runs in BVLC's Caffe", ()),
         (written("opencv"), f"runs in {SSD}, OpenCV 4", ()),
-        (written(form="hdf5"), "runs in Caffe, its forks", ()),
+        (written(form=HDF5), "runs in Caffe, its forks", ()),
         (written(sizes=[100, 90]), "runs in Caffe, its forks", ("OpenCV 4 takes one file, not 2 parts",)),
         (written(is_half=True), "runs in OpenCV 4, NVIDIA's Caffe", ("float16 caffemodel: stock Caffe aborts",)),
-        (written(form="hdf5", is_half=True), "runs in Caffe, its forks", ()),
+        (written(form=HDF5, is_half=True), "runs in Caffe, its forks", ()),
         (written(sizes=[CAFFE_LIMIT + 1]), f"{CAFFE_LIMIT + 1} bytes in one file: stock Caffe and OpenCV stop", ()),
         (written(types=TYPES | {"Reduction"}), "runs in Caffe, its forks", ("OpenCV 4 lacks Reduction",)),
         (written("ssd", types=TYPES | {"Clip"}), f"{SSD} lacks Clip", ("OpenCV 4 lacks Clip",)),

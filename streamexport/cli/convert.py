@@ -7,10 +7,12 @@ import os
 import sys
 import time
 
-from .. import nets, writers
-from ..conversion.convert import STDOUT, convert
+from .. import nets
+from ..conversion.convert import convert
 from ..conversion.plan import Plan, plan
+from ..conversion.targets import STDOUT
 from ..errors import NetError, OutputError, one_line
+from ..writers.formats import FORMATS
 from . import arguments
 from .saying import say
 
@@ -35,7 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     arguments.add_options(parser)
     parser.add_argument(
         "--format",
-        choices=writers.FORMATS,
+        choices=[form.name for form in FORMATS],
         help="by default what OUTPUT's suffix says: HDF5 for .h5; linked: HDF5 of links",
     )
     parser.add_argument("--prototxt", metavar="FILE", help="where the description goes (default: beside the output)")

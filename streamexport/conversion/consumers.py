@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..writers.caffemodel import CAFFE_LIMIT
+from ..writers.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
 
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
@@ -34,13 +34,14 @@ class Written:
 
     Attributes
     ----------
-    form : caffemodel, hdf5 or linked
+    form : of the files
+    is_half : whether weights are half floats
     sizes : bytes of each file
     types : of the layers
     """
 
     dialect: str
-    form: str
+    form: Format
     is_half: bool
     sizes: Sequence[int]
     types: Collection[str]
@@ -54,75 +55,76 @@ class Reader:
     ----------
     names : what it is called, by the dialects that it reads
     types : of the layers that it has
-    takes_halves : whether it reads half floats in a caffemodel
-    takes_parts, takes_hdf5 : whether it reads them
+    full, halves : the formats in which it reads float32, and those in which it reads float16
+    takes_parts : whether it reads a model in several files
     """
 
     names: Mapping[str, str]
     types: frozenset[str]
-    takes_full: bool = True
-    takes_halves: bool = False
+    full: tuple[Format, ...] = FORMATS
+    halves: tuple[Format, ...] = (HDF5, LINKED)
     takes_parts: bool = True
-    takes_hdf5: bool = True
+
+    def reads(self, form: Format) -> bool:
+        """Whether it reads some models of a format."""
+        return form in (*self.full, *self.halves)
 
     def lacks(self, written: Written) -> Iterator[str]:
         """What keeps it from running that."""
-        if written.form != "caffemodel" and not self.takes_hdf5:
-            yield "reads no HDF5"
+        form, dtype = written.form, "float16" if written.is_half else "float32"
+        if not self.reads(form):
+            yield f"reads no {form.files}"
+        elif form not in (self.halves if written.is_half else self.full):
+            yield f"is not for {dtype} {form.files}"
         if len(written.sizes) > 1 and not self.takes_parts:
             yield f"takes one file, not {len(written.sizes)} parts"
-        if written.form == "caffemodel" and max(written.sizes) > CAFFE_LIMIT:
-            yield f"stops at {CAFFE_LIMIT} bytes a file"
-        if written.form == "caffemodel" and not (self.takes_halves if written.is_half else self.takes_full):
-            yield f"is not for {'float16' if written.is_half else 'float32'} caffemodels"
+        if not form.holds(max(written.sizes)):
+            yield f"stops at {form.limit} bytes a file"
         if missing := sorted(set(written.types) - self.types):
             yield f"lacks {', '.join(missing)}"
 
 
+CAFFE = Reader({"portable": "Caffe", "bvlc": "BVLC's Caffe"}, CAFFES | {"Clip", "Swish"})
 OPENCV = Reader(
     dict.fromkeys(("portable", "opencv", "ssd"), "OpenCV 4"),
     OPENCVS,
-    takes_halves=True,
+    full=(CAFFEMODEL,),
+    halves=(CAFFEMODEL,),
     takes_parts=False,
-    takes_hdf5=False,
 )
 SSD = "Caffes of the SSD family"
 READERS = (
-    Reader({"portable": "Caffe", "bvlc": "BVLC's Caffe"}, CAFFES | {"Clip", "Swish"}),
+    CAFFE,
     Reader(
         {"portable": "its forks", "opencv": SSD, "ssd": SSD},
         CAFFES | {"DetectionOutput", "Normalize", "Permute", "PriorBox", "ReLU6"},
     ),
     OPENCV,
-    Reader(
-        dict.fromkeys(("portable",), "NVIDIA's Caffe"), CAFFES, takes_full=False, takes_halves=True, takes_hdf5=False
-    ),
+    Reader({"portable": "NVIDIA's Caffe"}, CAFFES, full=(), halves=(CAFFEMODEL,)),
 )
 """NVIDIA's is one of the forks; what it has alone are half floats in a caffemodel."""
 
 
 def runs_in(written: Written) -> Iterator[str]:
     """Who can run it as it is, who cannot, and what to do about it; a sentence each."""
-    largest, is_caffemodel = max(written.sizes), written.form == "caffemodel"
+    form, largest, count = written.form, max(written.sizes), len(written.sizes)
     speaking = [reader for reader in READERS if written.dialect in reader.names]
     names = [reader.names[written.dialect] for reader in speaking if not any(reader.lacks(written))]
     if names:
         yield f"runs in {', '.join(names)}"
     for reader in speaking:
-        if len(written.sizes) > 1 and not reader.takes_parts and is_caffemodel:
-            yield f"{reader.names[written.dialect]} takes one file, not {len(written.sizes)} parts"
+        if count > 1 and not reader.takes_parts and reader.reads(form):
+            yield f"{reader.names[written.dialect]} takes one file, not {count} parts"
         if missing := sorted(set(written.types) - reader.types):
             yield f"{reader.names[written.dialect]} lacks {', '.join(missing)}"
-    if written.form == "linked":
-        yield "linked: the checkpoint has to stay where and as it is; Caffe reads a shortened one as zeros, without a word"
-    if not is_caffemodel:
-        return
-    if written.is_half:
-        yield "float16 caffemodel: stock Caffe aborts on it; it reads float16 HDF5 (-o NAME.caffemodel.h5)"
-    if largest > CAFFE_LIMIT:
+    if form.warning:
+        yield form.warning
+    if written.is_half and form not in CAFFE.halves:
+        yield f"float16 {form.name}: stock Caffe aborts on it; it reads float16 HDF5 (-o NAME.caffemodel.h5)"
+    if not form.holds(largest):
         yield (
-            f"{largest} bytes in one file: stock Caffe and OpenCV stop at {CAFFE_LIMIT};"
+            f"{largest} bytes in one file: stock Caffe and OpenCV stop at {form.limit};"
             " use HDF5 (-o NAME.caffemodel.h5) or --max-file-size caffe"
         )
-    elif largest > FORK_LIMIT:
+    elif form.limit is not None and largest > FORK_LIMIT:
         yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or --max-file-size 512MiB"

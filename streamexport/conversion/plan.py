@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .. import __version__, identity, nets, outputs, writers
+from .. import __version__, identity, nets
 from ..caffe.prototxt import prototxt as prototxt_text
 from ..errors import NetError, OutputError, one_line
 from ..extents import Layout, Source
@@ -19,12 +19,13 @@ from ..nets.graph import Net
 from ..passes import precision
 from ..readers import is_model, open_models, split
 from ..sources.local import LocalFile
-from ..writers import format_of
-from ..writers.caffemodel import CAFFE_LIMIT
-from . import record
+from ..writers import formats
+from ..writers.formats import Format
+from . import record, targets
 from .bound import bind
 from .consumers import Written, runs_in
 from .options import DEFAULTS, Options
+from .targets import Target
 
 Path = str | os.PathLike[str]
 
@@ -36,7 +37,7 @@ class Plan:
     Attributes
     ----------
     net : what is written, named and cut
-    path : the model file; where it is cut into parts, what these are numbered after
+    target : where it goes
     format : caffemodel, hdf5 or linked
     prototxt : its text; None for a model whose layers are not known
     parts : path and layout of each model file
@@ -46,13 +47,18 @@ class Plan:
     """
 
     net: Net
-    path: str
+    target: Target
     format: str
     prototxt: str | None
     parts: tuple[tuple[str, Layout], ...]
     sources: tuple[Source, ...]
     notes: tuple[str, ...]
     align: int = 0
+
+    @property
+    def path(self) -> str:
+        """The model file; where it is cut into parts, what these are numbered after."""
+        return self.target.path
 
     @property
     def size(self) -> int:
@@ -83,6 +89,7 @@ def plan(
     align : pad a caffemodel so that offsets of large blobs agree with the checkpoint's modulo so many bytes: file systems
         that share blocks of that size then clone them
     """
+    place = targets.at(output, max_file_size is not None)
     if any(is_model(path) for path in inputs):
         net, sources = _transcoded(inputs, options)
         made, text = net.record, None
@@ -91,29 +98,31 @@ def plan(
         net, sources = bound.net, bound.sources
         made = record.encode(net, options, sources, align)
         text = _text(net, options, sources, made)
-    path = os.fspath(output)
-    if not path:
-        raise OutputError("the output has no name")
-    in_directory = path.endswith("/") or os.path.isdir(path)
-    chosen = form or ("caffemodel" if in_directory else format_of(path))
     made = identity.of_part(net, made, max_file_size, __version__)
-    layouts = writers.layouts(net, chosen, made, limit=max_file_size, align=align)
-    if in_directory:
-        if form is None and max_file_size is None and layouts[0].size > CAFFE_LIMIT:
-            chosen = "hdf5"
-            layouts = writers.layouts(net, chosen, made)
-        is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
-        name = (net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net
-        path = outputs.in_directory(path, name, chosen)
-    if align and (chosen != "caffemodel" or max_file_size is not None):
-        raise OutputError("only a caffemodel in one file can be aligned", file=path, advice="leave out --align")
-    parts = tuple(zip(outputs.part_names(path, len(layouts)), layouts, strict=True))
+    chosen, layouts = _laid_out(net, made, (formats.named(form),) if form else place.formats, max_file_size, align)
+    is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
+    target = place.target((net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net, chosen)
+    if align and (chosen.aligned is None or max_file_size is not None):
+        raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out --align")
+    parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
     sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
     written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types)
     readers = runs_in(written) if text is not None else ()  # of a model's own net nothing is known
     notes = (*net.notes, *left_to_caller, *readers)
-    return Plan(net, path, chosen, text, parts, sources, notes, align)
+    return Plan(net, target, chosen.name, text, parts, sources, notes, align)
+
+
+def _laid_out(
+    net: Net, record: bytes, candidates: Sequence[Format], limit: int | None, align: int
+) -> tuple[Format, list[Layout]]:
+    """The first of the formats in which stock Caffe loads the net's file, else the last; and the file, or its parts."""
+    *first, last = candidates
+    for form in first:
+        layouts = form.layouts(net, record, limit=limit, align=align)
+        if limit is not None or form.holds(layouts[0].size):
+            return form, layouts
+    return last, last.layouts(net, record, limit=limit, align=align)
 
 
 def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:

@@ -69,6 +69,11 @@ def layer_size(layer: Layer) -> int:
     return sum(blob.values.size for blob in layer.blobs) + LAYER_OVERHEAD
 
 
+def file_overhead(net: Net, record: bytes) -> int:
+    """Bytes of a file without layers, at most."""
+    return FILE_OVERHEAD + 2 * len(record)
+
+
 def _identities(net: Net) -> bytes:
     local = [source for source in net.sources if isinstance(source, LocalFile)]
     described = [{"path": os.path.abspath(s.name), "size": s.size, "mtime_ns": s.mtime_ns} for s in local]

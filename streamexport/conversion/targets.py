@@ -1,0 +1,202 @@
+"""Where a conversion goes: what somebody names becomes a target, which says what its files are called, and publishes them.
+
+    a file                      synced, or not there; its prototxt beside it
+    a file that is cut          numbered parts, which replace those of an older run, whatever their number
+    a directory                 one of these, called like the net
+    standard output             the model alone, from where the output stands
+    what is special             a pipe, /dev/null, a device: written in place, the model alone
+
+All but the last two keep the promise that a name holds all that was to be written, or what it held before. A new kind of
+target is a class here and a line in `at`.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from .. import files, identity, outputs, transfer
+from ..errors import Error, OutputError
+from ..extents import Source
+from ..files import File
+from ..readers import open_model
+from ..transfer import Progress
+from ..writers import formats
+from ..writers.formats import Format
+
+STDOUT = "-"
+
+
+class Place(ABC):
+    """What somebody names as the output.
+
+    Attributes
+    ----------
+    path : as it is named
+    """
+
+    path: str
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """What its name asks for: the first of them that stock Caffe loads at the model's size, else the last."""
+        return (formats.of_path(self.path),)
+
+    @abstractmethod
+    def target(self, name: str, form: Format) -> Target:
+        """Where a model goes that is called `name` itself. OutputError if the name can be no file's there."""
+
+
+class Target(Place):
+    """What takes a model.
+
+    Attributes
+    ----------
+    path : of the model, also where it is cut into parts
+    """
+
+    @property
+    def description(self) -> str | None:
+        """Where its prototxt goes if nobody says so; None for nowhere."""
+        return None
+
+    def target(self, name: str, form: Format) -> Target:
+        return self
+
+    @abstractmethod
+    def names(self, count: int) -> tuple[str, ...]:
+        """What the files of a model are called that is cut into so many. OutputError if there is no room for several."""
+
+    @abstractmethod
+    def publish(
+        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
+    ) -> tuple[str, ...]:
+        """Writes the files of a model, and its prototxt if there is one; what the user should know of it.
+
+        Raises what `files.publish` raises.
+        """
+
+
+@dataclass(frozen=True)
+class OneFile(Target):
+    """A model in a file."""
+
+    path: str
+
+    @property
+    def description(self) -> str:
+        return outputs.stem(self.path) + ".prototxt"
+
+    def names(self, count: int) -> tuple[str, ...]:
+        return tuple(outputs.part_names(self.path, count))
+
+    def publish(
+        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
+    ) -> tuple[str, ...]:
+        files.publish(_in_order(model, description), sources, progress)
+        return ()
+
+
+@dataclass(frozen=True)
+class Parts(OneFile):
+    """A model that is cut into files."""
+
+    def publish(
+        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
+    ) -> tuple[str, ...]:
+        obsolete: Callable[[], Iterator[str]] = partial(_older_parts, self.path, len(model))
+        replaced = len([*obsolete()])
+        files.publish(_in_order(model, description), sources, progress, obsolete)
+        return (f"{replaced} older parts are gone",) if replaced else ()
+
+
+@dataclass(frozen=True)
+class Special(Target):
+    """What is no file that could be replaced, and is written to as it stands."""
+
+    path: str
+
+    def names(self, count: int) -> tuple[str, ...]:
+        if count > 1:
+            what = "takes one file, not several parts"
+            raise OutputError(what, file=self.path, advice="leave out --max-file-size")
+        return (self.path,)
+
+    def publish(
+        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
+    ) -> tuple[str, ...]:
+        files.publish(_in_order(model, description), sources, progress)
+        return ()
+
+
+@dataclass(frozen=True)
+class Stdout(Special):
+    """Standard output. Nothing can be taken back there, so the prototxt appears when all of the model is gone."""
+
+    path: str = STDOUT
+
+    def names(self, count: int) -> tuple[str, ...]:
+        if count > 1:
+            what = "standard output takes one file, not several parts"
+            raise OutputError(what, advice="leave out --max-file-size")
+        return (self.path,)
+
+    def publish(
+        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
+    ) -> tuple[str, ...]:
+        (file,) = model
+        transfer.stream(file.layout, files.STDOUT, progress)
+        if description is not None:
+            files.publish([description], sources, progress)
+        return ()
+
+
+@dataclass(frozen=True)
+class Directory(Place):
+    """A directory, for a model that is called like its net."""
+
+    path: str
+    is_cut: bool
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        return formats.CAFFEMODEL, formats.HDF5
+
+    def target(self, name: str, form: Format) -> Target:
+        path = os.path.join(self.path, outputs.component(name) + form.suffixes[0])
+        return Parts(path) if self.is_cut else OneFile(path)
+
+
+def at(output: str | os.PathLike[str], is_cut: bool) -> Place:
+    """What an output's name stands for; `is_cut` says whether the model may become several files. OutputError for ""."""
+    path = os.fspath(output)
+    if not path:
+        raise OutputError("the output has no name")
+    if path == STDOUT or files.is_stdout(path):
+        return Stdout()
+    if path.endswith("/") or os.path.isdir(path):
+        return Directory(path, is_cut)
+    if os.path.exists(path) and not os.path.isfile(path):
+        return Special(path)
+    return Parts(path) if is_cut else OneFile(path)
+
+
+def _in_order(model: Sequence[File], description: File | None) -> list[File]:
+    """As they appear: the last one tells that all are there."""
+    return [*([description] if description is not None else []), *model]
+
+
+def _older_parts(path: str, count: int) -> Iterator[str]:
+    """Parts of an older run that would stand among those of this one. OutputError for what is only called like them."""
+    for found in outputs.older_parts(path, count):
+        try:
+            is_ours = bool(identity.read(open_model(found, sources=None).record))
+        except Error:
+            is_ours = False
+        if not is_ours:
+            advice = "move it away, or write to another name"
+            raise OutputError("is called like a part of this model, and no part of ours", file=found, advice=advice)
+        yield found
