@@ -38,6 +38,10 @@ class Source(ABC):
     name: str
     size: int
 
+    def __fspath__(self) -> str:
+        """Its name, so that a source stands wherever something is asked for that can be opened."""
+        return self.name
+
     @abstractmethod
     def read_into(self, offset: int, into: memoryview) -> None:
         """Fills `into` with the bytes from `offset` on; SourceError if that is not possible."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from .errors import NetError
 from .nets.graph import Net
-from .sources.local import LocalFile
+from .sources import Path, open_source
 
 SAMPLES, SAMPLE = 64, 64
 """Blobs that are looked at, spread over the net, and bytes of each: few enough not to be felt on a disk that seeks."""
@@ -62,9 +62,9 @@ def read(record: bytes) -> Mapping[str, Any]:
     return fields if isinstance(fields, dict) and "streamexport" in fields else {}
 
 
-def of_prototxt(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+def of_prototxt(path: Path) -> Mapping[str, Any]:
     """The fields of the record in a prototxt's opening comment. SourceError if it cannot be read."""
-    source = LocalFile.at(path)
+    source = open_source(path)
     for line in source.read(0, min(source.size, COMMENT)).splitlines():
         if line.startswith(RECORD):
             return read(line.removeprefix(RECORD))
@@ -73,7 +73,7 @@ def of_prototxt(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     return {}
 
 
-def check_pair(prototxt: str | os.PathLike[str], model: Net, name: str) -> None:
+def check_pair(prototxt: Path, model: Net, name: str) -> None:
     """NetError if a prototxt describes another net than a model, called `name`, was made with; both may be silent."""
     described, made = of_prototxt(prototxt).get("net"), read(model.record).get("net")
     if None not in (described, made) and described != made:
@@ -81,7 +81,7 @@ def check_pair(prototxt: str | os.PathLike[str], model: Net, name: str) -> None:
         raise NetError(f"describes another net than {name} was made with", file=os.fspath(prototxt), advice=advice)
 
 
-def is_of_one_run(prototxt: str | os.PathLike[str], model: Net) -> bool:
+def is_of_one_run(prototxt: Path, model: Net) -> bool:
     """Whether a prototxt comes from the conversion that a model comes from, as far as they say."""
     described, made = of_prototxt(prototxt), read(model.record)
     return all(described[key] == made[key] for key in ("net", "weights") if key in described and key in made)

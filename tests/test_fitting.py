@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -365,3 +367,25 @@ def test_a_net_is_imported_and_traced_once_and_built_once_more_for_torch(tmp_pat
     done = run_cli("verify", tmp_path / "c.pth", tmp_path / "m.caffemodel", *where, "--forward")
     assert done.returncode == 0, done.stderr
     assert log.read_text().splitlines() == [*traced, "built on cpu", "run on cpu"]
+
+
+OPENING = """
+import collections, sys
+from streamexport.cli import main
+opened = collections.Counter()
+sys.addaudithook(lambda event, arguments: event == "open" and opened.update([str(arguments[0])]))
+status = main(sys.argv[1:])
+print(*(opened[path] for path in sys.argv[1:] if path.endswith((".pth", ".caffemodel"))))
+sys.exit(status)
+"""
+
+
+def test_each_file_is_opened_once(tmp_path):
+    torch.save(state(), tmp_path / "c.pth")
+    net = ("--net", f"{__file__}:Small", "--input-shape", "1,3,8,8")
+    files = tmp_path / "c.pth", tmp_path / "m.caffemodel"
+    for command in (("convert", files[0], *net, "-o", tmp_path / "m"), ("verify", *files, *net, "--forward")):
+        run_cli("convert", files[0], *net, "-o", files[1])
+        done = subprocess.run([sys.executable, "-c", OPENING, *map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert set(done.stdout.split()) == {"1"}

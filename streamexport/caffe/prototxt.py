@@ -10,9 +10,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from ..errors import FormatError, NetError, judging
-from ..extents import Extent, Layout, Piece
+from ..extents import Extent, Layout, Piece, Source
 from ..nets.graph import Layer, Net
-from ..sources.local import LocalFile
+from ..sources import open_source
 from . import caffe_pb2
 
 Message = TypeVar("Message", caffe_pb2.NetParameter, caffe_pb2.LayerParameter)
@@ -95,7 +95,7 @@ def _parsed(whole: Message, unread: Sequence[Piece], what: str) -> Message:
 
 def is_prototxt(path: str | os.PathLike[str]) -> bool:
     """Whether a file looks like a prototxt: text that begins, behind comments, with a field. SourceError if unreadable."""
-    source = LocalFile.at(path)
+    source = open_source(path)
     head = source.read(0, min(source.size, HEAD))
     is_text = not re.search(rb"[\x00-\x08\x0e-\x1f\x7f]", head)
     return is_text and bool(re.match(rb"(?:\s|#[^\n]*\n)*[A-Za-z_]\w*\s*[:{<]", head))
@@ -116,14 +116,14 @@ def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_p
     SourceError : it cannot be read
     FormatError : it is no prototxt, or one of Caffe's first year; the line is named
     """
-    source = LocalFile.at(path)
+    source = open_source(path)
     if source.size > TEXT_LIMIT:
         raise FormatError(f"has {source.size} bytes, too many for a prototxt", file=source.name)
     with judging(source.name):
         return _read(source, strict)
 
 
-def _read(source: LocalFile, strict: bool) -> caffe_pb2.NetParameter:
+def _read(source: Source, strict: bool) -> caffe_pb2.NetParameter:
     try:
         text = source.read(0, source.size).decode()
     except UnicodeDecodeError as error:

@@ -28,12 +28,12 @@ from ..readers import open_models
 from ..running.engines import open_engine
 from ..running.forward import forward_layers
 from ..running.reference import Outputs, run
+from ..sources import Path
 from ..tensors import FLOAT16
 
 if TYPE_CHECKING:
     from ..tensors import Array
 
-Path = str | os.PathLike[str]
 
 TOLERANCE = {None: 1e-4, "float32": 1e-4, "float16": 5e-3}
 """By dtype of the weights, in parts of a layer's largest value."""
@@ -124,10 +124,11 @@ def parity(
     if not asked:
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
     description = outputs.description(os.fspath(models[0])) if prototxt is None else os.fspath(prototxt)
-    files = [os.fspath(path) for path in (*models, *checkpoints)]
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
-    for part, blob in _computed(asked, description, files, _as_fed(image, bound, options), engine, caffe_python):
+    for part, blob in _computed(
+        asked, description, [*models, *checkpoints], _as_fed(image, bound, options), engine, caffe_python
+    ):
         made = part.finished(blob)
         distances[part] = _distance(made, part.of(exact))
         if distances[part][1] > TOLERANCE[options.dtype]:
@@ -239,7 +240,7 @@ def _as_fed(image: Array, bound: Bound, options: Options) -> Array:
 
 
 def _computed(
-    parts: Sequence[_Part], prototxt: str, models: Sequence[str], image: Array, engine: str, caffe_python: str | None
+    parts: Sequence[_Part], prototxt: str, models: Sequence[Path], image: Array, engine: str, caffe_python: str | None
 ) -> Iterator[tuple[_Part, Array]]:
     """What the engine makes of each part. Our own hands over one layer at a time."""
     if engine == "stream":

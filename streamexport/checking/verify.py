@@ -16,6 +16,7 @@ from ..extents import BUFFER, Piece
 from ..nets.fitting import Bound
 from ..nets.graph import Blob, Layer
 from ..readers import open_models
+from ..sources import Path
 from ..tensors import DType
 from ..transfer import Progress
 
@@ -38,8 +39,8 @@ class Report:
 
 
 def verify(
-    checkpoints: Sequence[str | os.PathLike[str]],
-    models: Sequence[str | os.PathLike[str]],
+    checkpoints: Sequence[Path],
+    models: Sequence[Path],
     options: Options | None = None,
     progress: Progress = lambda _: None,
     bound: Bound | None = None,

@@ -20,7 +20,7 @@ from ..files import File, publish
 from ..nets.graph import Net
 from ..readers import Weights, is_model, open_model, open_weights
 from ..readers.storages import Unreadable
-from ..sources.local import LocalFile
+from ..sources import open_source
 from . import arguments
 from .saying import say
 
@@ -92,7 +92,7 @@ def _count(given: argparse.Namespace) -> int:
         from ..counting.plots import plot
 
         picture = Layout.of([Literal(plot(found, Path(given.file).name))])
-        publish([File(given.plot, picture)], [LocalFile.at(given.file)])
+        publish([File(given.plot, picture)], [open_source(given.file)])
     totals = {name: sum(getattr(cost, name) for cost in found) for name in COUNTED}
     if given.json:
         print(json.dumps({"format": "prototxt", **totals, "layers": [asdict(cost) for cost in found]}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 
@@ -13,9 +12,11 @@ from ..conversion import record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
+from ..extents import Source
 from ..nets.fitting import Bound
 from ..readers import is_model, open_model
 from ..running.engines import CAFFE_PYTHON, ENGINES
+from ..sources import open_source
 from . import arguments
 from .saying import say
 
@@ -59,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
     if "net" not in vars(given) and (recorded is not None or options == Options()):
         record.trusted(model, models[0])  # refuses what the model must not say, or does not say at all
     start = time.monotonic()
-    total = sum(os.stat(path).st_size for path in models)
+    total = sum(model.size for model in models)
     with arguments.progress(total, "verifying", given.quiet) as progress:
         bound = bind(checkpoints, options)
         report = verify(checkpoints, models, options, progress, bound)
@@ -67,7 +68,7 @@ def run(given: argparse.Namespace) -> int:
         print(one_line(problem))
     if report.problems:
         found = arguments.plural(len(report.problems), "difference")
-        raise VerifyError(f"{found} to {', '.join(checkpoints)}", file=", ".join(models), advice="convert it again")
+        raise VerifyError(f"{found} to {_named(checkpoints)}", file=_named(models), advice="convert it again")
     for name in report.not_finite:
         say(f"{name}: holds NaN or infinity, as the checkpoint does")
     same = arguments.plural(report.blobs, "blob")
@@ -90,20 +91,25 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _told_apart(files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Checkpoints and models. What is neither is taken for what is not there yet, and refused by who reads it."""
-    models = [file for file in files if is_model(file)] or list(files[1:])
-    checkpoints = [file for file in files if file not in models]
+def _told_apart(files: Sequence[str]) -> tuple[list[Source], list[Source]]:
+    """Checkpoints and models, each looked at once. What is neither counts as a model that is refused by who reads it."""
+    named = [open_source(file) for file in files]
+    models = [source for source in named if is_model(source)] or named[1:]
+    checkpoints = [source for source in named if source not in models]
     if not checkpoints:
         raise NetError("is a model, and so are the others", file=files[0], advice="name what they were made from, too")
     return checkpoints, models
 
 
+def _named(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources)
+
+
 def _compared(
     given: argparse.Namespace,
     engine: str,
-    checkpoints: Sequence[str],
-    models: Sequence[str],
+    checkpoints: Sequence[Source],
+    models: Sequence[Source],
     options: Options,
     bound: Bound,
 ) -> str:
@@ -119,7 +125,7 @@ def _compared(
         )
         where = f"layer {found.departed.layer}, {found.departed.torch} in torch"
         advice = "its blobs are right, and so are the layers before it; --layers prints all of them"
-        raise VerifyError(what, file=", ".join(models), tensor=where, advice=advice)
+        raise VerifyError(what, file=_named(models), tensor=where, advice=advice)
     last = found.differences[-1]
     unjudged = f"; {', '.join(found.unjudged)} not compared: no module's result" if found.unjudged else ""
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,9 +14,8 @@ from ..nets.graph import Net
 from ..nets.resnet import EPSILON
 from ..passes import dialects, preprocessing
 from ..readers import Weights, open_checkpoints
+from ..sources import Path
 from .options import Options
-
-Path = str | os.PathLike[str]
 
 
 def bind(checkpoints: Sequence[Path], options: Options) -> Bound:

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from ..extents import Layout, Literal
 from ..files import File
+from ..sources import Path
 from ..transfer import Progress
 from .options import DEFAULTS, Options
-from .plan import Path, Plan, described, plan
+from .plan import Plan, described, plan
 
 
 def convert(

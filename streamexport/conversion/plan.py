@@ -18,7 +18,7 @@ from ..nets import modules
 from ..nets.graph import Net
 from ..passes import precision
 from ..readers import is_model, open_models, split
-from ..sources.local import LocalFile
+from ..sources import Path, open_source
 from ..writers import formats
 from ..writers.formats import Format
 from . import record, targets
@@ -26,8 +26,6 @@ from .bound import bind
 from .consumers import Written, runs_in
 from .options import DEFAULTS, Options
 from .targets import Target
-
-Path = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,19 @@ def plan(
         that share blocks of that size then clone them
     """
     place = targets.at(output, max_file_size is not None)
-    if any(is_model(path) for path in inputs):
-        net, sources = _transcoded(inputs, options)
+    given = [open_source(path) for path in inputs]
+    if any(map(is_model, given)):
+        net, sources = _transcoded(given, options)
         made, text = net.record, None
     else:
-        bound = bind(inputs, options)
+        bound = bind(given, options)
         net, sources = bound.net, bound.sources
         made = record.encode(net, options, sources, align)
         text = _text(net, options, sources, made)
     made = identity.of_part(net, made, max_file_size, __version__)
     chosen, layouts = _laid_out(net, made, (formats.named(form),) if form else place.formats, max_file_size, align)
     is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
-    target = place.target((net.name or pathlib.Path(inputs[0]).stem) if is_named else options.net, chosen)
+    target = place.target((net.name or pathlib.Path(given[0]).stem) if is_named else options.net, chosen)
     if align and (chosen.aligned is None or max_file_size is not None):
         raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out --align")
     parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
@@ -125,18 +124,18 @@ def _laid_out(
     return last, last.layouts(net, record, limit=limit, align=align)
 
 
-def _transcoded(models: Sequence[Path], options: Options) -> tuple[Net, tuple[Source, ...]]:
+def _transcoded(models: Sequence[Source], options: Options) -> tuple[Net, tuple[Source, ...]]:
     """Caffe models as one net, in another precision if that is asked for; other options are for checkpoints."""
     if options != Options(dtype=options.dtype):
         raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
     net = open_models(models)
     files, checkpoints = split(models)
-    if checkpoints and {source.name for source in net.sources} <= set(files):
+    if checkpoints and set(net.sources) <= set(files):
         raise NetError("checkpoints and Caffe models cannot be parts of one model", advice="unless one is linked to it")
     if options.dtype is not None:
         net = precision.store(net, options.dtype)
         net = replace(net, record=record.with_dtype(net.record, options.dtype))
-    return net, tuple(LocalFile.at(path) for path in models)
+    return net, tuple(models)
 
 
 def _text(net: Net, options: Options, sources: Sequence[Source], made: bytes) -> str:

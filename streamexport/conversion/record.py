@@ -17,6 +17,7 @@ from ..errors import NetError
 from ..extents import Source
 from ..nets import modules
 from ..nets.graph import Net
+from ..sources import Path
 from .options import Options
 
 LISTS = {"end": (str,), "input_shape": (int,), "mean": (int, float), "std": (int, float)}
@@ -43,7 +44,7 @@ def decode(record: bytes) -> Options | None:
         return None
 
 
-def trusted(model: Net, file: str | os.PathLike[str]) -> Options:
+def trusted(model: Net, file: Path) -> Options:
     """The options that a model says it was made with, to be used without being asked for.
 
     NetError if it does not say; or if it names a callable: a file must not choose which code is run.

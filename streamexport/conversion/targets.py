@@ -23,6 +23,7 @@ from ..errors import Error, OutputError
 from ..extents import Source
 from ..files import File
 from ..readers import open_model
+from ..sources import Path
 from ..transfer import Progress
 from ..writers import formats
 from ..writers.formats import Format
@@ -170,7 +171,7 @@ class Directory(Place):
         return Parts(path) if self.is_cut else OneFile(path)
 
 
-def at(output: str | os.PathLike[str], is_cut: bool) -> Place:
+def at(output: Path, is_cut: bool) -> Place:
     """What an output's name stands for; `is_cut` says whether the model may become several files. OutputError for ""."""
     path = os.fspath(output)
     if not path:

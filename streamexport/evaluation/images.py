@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import FormatError, NetError, SourceError, absent, missing, one_line, reason
 from ..nets.resnet import IMAGENET
-from ..sources.local import LocalFile
+from ..sources import open_source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -290,7 +290,7 @@ def _path_and_label(line: str) -> tuple[str, str]:
 
 def read_lines(path: str, advice: str | None = None) -> list[str]:
     """The lines of a text file. SourceError if it cannot be read; FormatError if it is too long, or no text."""
-    source = LocalFile.at(path)
+    source = open_source(path)
     if source.size > LIST_LIMIT:
         raise FormatError(f"has {source.size} bytes, too many for a list", file=path, advice=advice)
     try:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ..errors import FormatError, NetError, judging
 from ..extents import Source
 from ..nets.graph import Layer, Net
-from ..sources.local import LocalFile
+from ..sources import Path, open_source
 from ..tensors import Tensor
 from . import (
     caffemodel,
@@ -66,7 +65,7 @@ class Weights:
             yield f"{name} {what} (at byte {record.offset}): {advice}"
 
 
-def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weights:
+def open_weights(path: Path, key: str | None = None) -> Weights:
     """Opens a checkpoint: torch's legacy stream, torch's zip or TorchScript, numpy's arrays, a pickle, safetensors, or the
     `*.index.json` of a sharded set.
 
@@ -84,13 +83,11 @@ def open_weights(path: str | os.PathLike[str], key: str | None = None) -> Weight
     TensorError : a tensor reaches outside its storage
     NetError : it holds no state dict, or several
     """
-    weights = _open(LocalFile.at(path), key)
+    weights = _open(open_source(path), key)
     return replace(weights, tensors=_without_module(weights.tensors))
 
 
-def open_checkpoints(
-    paths: Sequence[str | os.PathLike[str]], key: str | None = None, fits: Fits | None = None
-) -> Weights:
+def open_checkpoints(paths: Sequence[Path], key: str | None = None, fits: Fits | None = None) -> Weights:
     """Checkpoints that are parts of one model, as one, with the names that stand in them.
 
     Parameters
@@ -100,7 +97,7 @@ def open_checkpoints(
 
     Raises what `open_weights` raises, and NetError if a tensor stands in two of them.
     """
-    first, *others = (_open(LocalFile.at(path), key, fits if len(paths) == 1 else None) for path in paths)
+    first, *others = (_open(open_source(path), key, fits if len(paths) == 1 else None) for path in paths)
     tensors = dict(first.tensors)
     for weights in others:
         for name, tensor in weights.tensors.items():
@@ -113,7 +110,7 @@ def open_checkpoints(
     return replace(first, tensors=tensors, sources=sources, unread=unread)
 
 
-def open_model(path: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]] | None = ()) -> Net:
+def open_model(path: Path, sources: Sequence[Path] | None = ()) -> Net:
     """Opens a Caffe model, a binary caffemodel or HDF5, as a `Net`: parameters unread, blobs as extents.
 
     Reads headers only.
@@ -129,7 +126,7 @@ def open_model(path: str | os.PathLike[str], sources: Sequence[str | os.PathLike
     SourceError : it cannot be read, or lies in a checkpoint that is not among the sources
     FormatError : it is something else, or malformed
     """
-    source = LocalFile.at(path)
+    source = open_source(path)
     head = _head(source)
     if _is_checkpoint(head):
         raise FormatError("is a checkpoint, not a Caffe model", file=source.name, advice="convert it first")
@@ -144,7 +141,7 @@ def open_model(path: str | os.PathLike[str], sources: Sequence[str | os.PathLike
     raise FormatError("is neither a binary caffemodel nor HDF5", file=source.name, offset=0)
 
 
-def open_models(paths: Sequence[str | os.PathLike[str]], sources: Sequence[str | os.PathLike[str]] = ()) -> Net:
+def open_models(paths: Sequence[Path], sources: Sequence[Path] = ()) -> Net:
     """The net whose parts the model files are; an empty one where there are none.
 
     Linked models may point into the sources, and into checkpoints that are named among the models. A file's layers stay as
@@ -171,7 +168,7 @@ def open_models(paths: Sequence[str | os.PathLike[str]], sources: Sequence[str |
     return opened[0].with_layers(tuple(layers)) if opened else Net("", ())
 
 
-def _refuse_mixture(opened: Sequence[Net], paths: Sequence[str | os.PathLike[str]]) -> None:
+def _refuse_mixture(opened: Sequence[Net], paths: Sequence[Path]) -> None:
     """NetError for parts that do not come from one run: what one says of its making, all of them have to say."""
     for net, path in zip(opened, paths, strict=True):
         if net.record != opened[0].record and b'"limit"' in net.record + opened[0].record:
@@ -179,26 +176,26 @@ def _refuse_mixture(opened: Sequence[Net], paths: Sequence[str | os.PathLike[str
             raise NetError(what, file=os.fspath(path), advice="give the parts of one run, or convert again")
 
 
-def split(paths: Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[str]]:
+def split(paths: Sequence[Path]) -> tuple[list[Source], list[Source]]:
     """Models, and the checkpoints that are named beside them; what is neither, or alone, counts as a model."""
-    names = [os.fspath(path) for path in paths]
-    checkpoints = [name for name in names if _is_checkpoint(_head(LocalFile.at(name)))] if len(names) > 1 else []
-    models = [name for name in names if name not in checkpoints]
-    return (models, checkpoints) if models else (names, [])
+    named = [open_source(path) for path in paths]
+    checkpoints = [source for source in named if _is_checkpoint(_head(source))] if len(named) > 1 else []
+    models = [source for source in named if source not in checkpoints]
+    return (models, checkpoints) if models else (named, [])
 
 
-def _files(checkpoints: Sequence[str | os.PathLike[str]]) -> Iterator[Source]:
+def _files(checkpoints: Sequence[Path]) -> Iterator[Source]:
     """The files of checkpoints: those that are named, and the shards of an index."""
     for path in checkpoints:
-        source = LocalFile.at(path)
+        source = open_source(path)
         yield source
         if source.size and _head(source).lstrip()[:1] == b"{":
             yield from open_weights(path).sources
 
 
-def is_model(path: str | os.PathLike[str]) -> bool:
+def is_model(path: Path) -> bool:
     """Whether a file looks like a Caffe model rather than a checkpoint."""
-    head = _head(LocalFile.at(path))
+    head = _head(open_source(path))
     is_other = _is_checkpoint(head) or strangers.described(head) is not None
     return not is_other and (hdf5.recognises(head) or caffemodel.recognises(head))
 
@@ -253,9 +250,9 @@ def _open_sharded(index: Source, key: str | None) -> Weights:
         raise FormatError("is JSON, but no index of a sharded checkpoint (no weight_map)", file=index.name)
     shards: dict[str, Weights] = {}
     for file in dict.fromkeys(weight_map.values()):
-        if Path(file).name != file:
+        if os.path.basename(file) != file or file in (os.curdir, os.pardir):
             raise FormatError(f"names {file!r}, which is not a file beside it", file=index.name)
-        shards[file] = _open(LocalFile.at(Path(index.name).parent / file), key, is_shard=True)
+        shards[file] = _open(open_source(os.path.join(os.path.dirname(index.name), file)), key, is_shard=True)
     for name, file in weight_map.items():
         if name not in shards[file].tensors:
             raise FormatError("is not in the file that the index names", file=index.name, tensor=name)

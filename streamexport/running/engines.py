@@ -29,6 +29,7 @@ from ..caffe import worker
 from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from ..readers import split
+from ..sources import Path, open_source
 
 if TYPE_CHECKING:
     import subprocess
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ..caffe.caffe_pb2 import LayerParameter, NetParameter
     from ..tensors import Array
 
-Path = str | os.PathLike[str]
 Compute = Callable[["Array"], "Mapping[str, Array]"]
 """From a batch to the blobs that were asked for, float32, by name."""
 
@@ -50,17 +50,22 @@ class _Task:
 
     Attributes
     ----------
-    prototxt, models : the files
+    prototxt, models : the files, and what models are linked to
     net : what the prototxt says
     input : the net's one input blob
     blobs : those that are wanted, each once
     """
 
     prototxt: str
-    models: Sequence[str]
+    models: Sequence[Path]
     net: NetParameter
     input: str
     blobs: Sequence[str]
+
+    @property
+    def files(self) -> list[str]:
+        """Those of the model alone."""
+        return [model.name for model in split(self.models)[0]]
 
     def writer(self, blob: str) -> LayerParameter:
         """The layer that writes a blob last."""
@@ -89,11 +94,10 @@ def open_engine(
     """
     if name not in ENGINES:
         raise EngineError(f"there is no engine {name!r}", advice=f"choose from {', '.join(ENGINES)}")
-    files = [os.fspath(path) for path in models]
-    return ENGINES[name](_task(os.fspath(prototxt), files, blobs), caffe_python)
+    return ENGINES[name](_task(os.fspath(prototxt), models, blobs), caffe_python)
 
 
-def _task(prototxt: str, models: Sequence[str], blobs: Sequence[str]) -> _Task:
+def _task(prototxt: str, models: Sequence[Path], blobs: Sequence[str]) -> _Task:
     from ..caffe.semantics import inputs
 
     net = read_prototxt(prototxt)
@@ -136,8 +140,7 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise AbsentError("OpenCV is not installed", advice=absent("cv2").advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
-    files = split(task.models)[0]
-    (model,) = files if len(files) == 1 else _refuse_parts(files)
+    (model,) = task.files if len(task.files) == 1 else _refuse_parts(task.files)
     if _is_hdf5(model):
         raise AbsentError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
@@ -197,9 +200,8 @@ def _refuse_parts(models: Sequence[str]) -> tuple[str]:
 
 def _is_hdf5(path: str) -> bool:
     from ..readers import hdf5
-    from ..sources.local import LocalFile
 
-    source = LocalFile.at(path)
+    source = open_source(path)
     return hdf5.recognises(source.read(0, min(source.size, 512)))
 
 
@@ -219,7 +221,7 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
 
     python = python or os.environ.get(CAFFE_PYTHON) or _own_caffe()
     _check_models(task)
-    command = [python, worker.__file__, task.prototxt, task.input, *split(task.models)[0]]
+    command = [python, worker.__file__, task.prototxt, task.input, *task.files]
     with tempfile.TemporaryFile() as log:
         quiet = {**os.environ, "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}  # errors, on standard error
         try:

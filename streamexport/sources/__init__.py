@@ -1,0 +1,22 @@
+"""Who holds the bytes: `open_source` makes a source of a name; nobody else has to know what kinds there are.
+
+Nobody is opened who is not read from, and nothing is read here that somebody else has not named.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..extents import Source
+from .local import LocalFile
+
+Path = str | os.PathLike[str]
+"""What names a file; a source does, too."""
+
+
+def open_source(path: Path) -> Source:
+    """The source of that name as it is now, or `path` itself where it is a source: what was opened is not opened again.
+
+    SourceError if there is none that can be read at offsets.
+    """
+    return path if isinstance(path, Source) else LocalFile.at(path)
