@@ -16,7 +16,18 @@ from streamexport import Options
 from streamexport.running.engines import open_engine
 
 WINDOWS = [((2, 2), (2, 1), (0, 1)), ((2, 2), (1, 2), (1, 0)), ((3, 2), (2, 1), (1, 1)), ((4, 2), (3, 1), (1, 1))]
-CASES = list(product(WINDOWS, ["MaxPool2d", "AvgPool2d"], [(16, 30), (15, 9)]))
+FEW_PIXELS = [
+    (((2, 2), (2, 2), (0, 0)), (3, 2)),
+    (((1, 9), (1, 9), (0, 0)), (16, 9)),
+    (((3, 3), (2, 2), (1, 1)), (1, 8)),
+    (((3, 2), (3, 3), (0, 1)), (4, 2)),
+]
+"""Windows that there is room for once along an axis."""
+
+CASES = [
+    *product(WINDOWS, ["MaxPool2d", "AvgPool2d"], [(16, 30), (15, 9)]),
+    *((window, kind, size) for window, size in FEW_PIXELS for kind in ("MaxPool2d", "AvgPool2d")),
+]
 
 
 def build(kind: str, window: list[list[int]]) -> nn.Module:

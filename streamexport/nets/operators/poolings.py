@@ -81,6 +81,9 @@ def _pool(
     size = x.blob[2:]
     # A larger window than there is room for, which torch has where sizes are rounded up, leaves nothing to OpenCV.
     kernel = (min(kernel[0], size[0] + 2 * pad[0]), min(kernel[1], size[1] + 2 * pad[1]))
+    if not ceil_mode:  # Nor does a longer stride than to the end, once the portable dialect makes a window of it.
+        spare = [n + 2 * p - k for n, p, k in zip(size, pad, kernel, strict=True)]
+        stride = (min(stride[0], spare[0] + 1), min(stride[1], spare[1] + 1))
     if not ceil_mode and shape[2:] == (1, 1) and kernel == size and not any(pad):
         return net.layer("Pooling", [x], shape, {"pooling_param": GLOBAL[method]})
     pairs = (("kernel", "kernel_size", kernel), ("stride", "stride", stride), ("pad", "pad", pad))
