@@ -6,7 +6,7 @@ any range of its bytes on its own, into a buffer of the caller's:
 - `Literal`: a few bytes that we hold (headers, lengths, small parameters);
 - `Extent`: bytes that lie in a source, at an offset. Making one does no I/O, and whoever moves bytes may move them
   without looking (splice, clone, copy);
-- anything else with `size`, `sources` and `render`: *computed* bytes (see `tensors`), which nobody special-cases;
+- anything else with `size`, `sources`, `reads` and `render`: *computed* bytes (see `tensors`), which nobody special-cases;
 - `Layout`: the pieces of a whole file in order, and a piece itself.
 
 Memory is bounded by the buffers that callers pass in; nothing here holds payload.
@@ -57,6 +57,10 @@ class Source(ABC):
     def expect(self, offset: int, length: int) -> None:  # noqa: B027 # a hint: most sources have no use for it
         """Says that these bytes will be read soon."""
 
+    def reads(self, offset: int, length: int) -> Sequence[Extent]:
+        """What has to be read for these bytes, and where: of the source itself, unless it is made of others."""
+        return (Extent(self, offset, length),) if length else ()
+
     @abstractmethod
     def check(self) -> None:
         """Raises SourceChangedError unless the source still is what it was when its identity was taken."""
@@ -71,7 +75,8 @@ class Source(ABC):
 class Piece(Protocol):
     """Bytes of known length, wherever they come from. What is neither Literal nor Extent is computed.
 
-    Any process, and any thread, renders any range on its own: pieces can be pickled and copied.
+    Any process, and any thread, renders any range on its own: pieces can be pickled and copied. What a range reads is known
+    before, so that whoever moves bytes can ask for them in time, many at once, wherever they lie.
     """
 
     @property
@@ -80,6 +85,12 @@ class Piece(Protocol):
     @property
     def sources(self) -> tuple[Source, ...]:
         """The sources that rendering reads."""
+
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        """The bytes that rendering [start, stop) reads, none of them empty, in no order; ValueError outside the piece.
+
+        Nothing is read to say so. What is kept from an earlier range is named all the same.
+        """
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
         """Writes bytes [start, stop) of the piece into `into`, which is `stop - start` bytes long; else ValueError."""
@@ -105,6 +116,10 @@ class Literal:
 
     @property
     def sources(self) -> tuple[Source, ...]:
+        return ()
+
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        check_range(self.size, start, stop)
         return ()
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
@@ -140,6 +155,10 @@ class Extent:
         """Bytes [start, stop) of this extent."""
         check_range(self.length, start, stop)
         return Extent(self.source, self.offset + start, stop - start)
+
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        check_range(self.length, start, stop)
+        return self.source.reads(self.offset + start, stop - start)
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
         check_range(self.length, start, stop, into)
@@ -179,6 +198,9 @@ class Layout:
                 yield piece, start - begin, min(stop, end) - begin
                 start = min(stop, end)
             index += 1
+
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        return [extent for piece, first, last in self.parts(start, stop) for extent in piece.reads(first, last)]
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
         check_range(self.size, start, stop, into)

@@ -8,7 +8,8 @@ Memory is bounded by `BUFFER` and `AHEAD`, whatever the view.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from math import prod
 from operator import mul
 from typing import TYPE_CHECKING, Any
@@ -51,29 +52,53 @@ def block(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
     return elements
 
 
+def runs(offset: int, strides: Sequence[int], shape: Sequence[int], itemsize: int) -> Iterator[tuple[int, int]]:
+    """What `read_box` reads for a box of that shape: where each run begins, and how many bytes it has."""
+    slowest = sorted(range(len(shape)), key=strides.__getitem__, reverse=True)
+    steps = [strides[axis] * itemsize for axis in slowest]
+    for box, length, inner in _cut([range(shape[axis]) for axis in slowest], steps, itemsize):
+        first = offset + sum(axis.start * step for axis, step in zip(box[inner:], steps[inner:], strict=True))
+        for index in product(*box[:inner]):
+            yield first + sum(map(mul, index, steps)), length
+
+
 def read_box(source: Source, offset: int, strides: Sequence[int], into: Array) -> None:
     """Fills an array with the elements that lie `strides`, in elements, apart in a source, the first of them at `offset`."""
     slowest = sorted(range(into.ndim), key=strides.__getitem__, reverse=True)
-    _fill(source, offset, [strides[axis] * into.itemsize for axis in slowest], into.transpose(slowest))
+    steps, into = [strides[axis] * into.itemsize for axis in slowest], into.transpose(slowest)
+    for box, length, inner in _cut([*map(range, into.shape)], steps, into.itemsize):
+        first = offset + sum(axis.start * step for axis, step in zip(box, steps, strict=True))
+        part: tuple[Any, ...] = (..., *(slice(axis.start, axis.stop) for axis in box))
+        _fill_runs(source, first, steps, into[part], length, inner)
 
 
-def _fill(source: Source, offset: int, steps: list[int], into: Array) -> None:
-    """The same with strides in bytes that never grow from one axis to the next, which may be cut until a run fits."""
-    length, inner = into.itemsize, into.ndim  # bytes of a run, and the first of the axes that lie within one
-    while inner and (into.shape[inner - 1] == 1 or steps[inner - 1] - length <= GAP):
-        size, step = into.shape[inner - 1], steps[inner - 1]
+def _cut(box: list[range], steps: Sequence[int], itemsize: int) -> Iterator[tuple[list[range], int, int]]:
+    """Cuts a box until its runs fit the buffer.
+
+    Parameters
+    ----------
+    box : the indices along each axis
+    steps : bytes between neighbours along them, which never grow from one axis to the next
+
+    Yields
+    ------
+    Parts of the box, the bytes of a run in each, and the first of the axes that lie within one.
+    """
+    length, inner = itemsize, len(box)
+    while inner and (len(box[inner - 1]) == 1 or steps[inner - 1] - length <= GAP):
+        axis = box[inner - 1]
+        size, step = len(axis), steps[inner - 1]
         if length + (size - 1) * step > BUFFER:
             part = 1 + (BUFFER - length) // step
             for index in range(0, size, part):
-                some = (slice(None),) * (inner - 1) + (slice(index, index + part),)
-                _fill(source, offset + index * step, steps, into[some])
+                yield from _cut([*box[: inner - 1], axis[index : index + part], *box[inner:]], steps, itemsize)
             return
         length, inner = length + (size - 1) * step, inner - 1
-    _fill_runs(source, offset, steps, into, length, inner)
+    yield box, length, inner
 
 
-def _fill_runs(source: Source, offset: int, steps: list[int], into: Array, length: int, inner: int) -> None:
-    """The same where each run of `length` bytes holds the axes from `inner` on."""
+def _fill_runs(source: Source, offset: int, steps: Sequence[int], into: Array, length: int, inner: int) -> None:
+    """Fills an array with elements `steps` bytes apart, where each run of `length` bytes holds the axes from `inner` on."""
     import numpy as np
 
     order = sorted(range(inner), key=into.shape.__getitem__) + list(range(inner, into.ndim))  # most runs along one axis

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import LimitError, TensorError
 from .extents import Extent, Piece, Source, check_range
-from .strides import FEW, block, read_box
+from .strides import FEW, block, read_box, runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,6 +187,10 @@ class Computed(ABC):
     def elements(self, first: int, last: int) -> Array:
         """Elements [first, last) as a new one-dimensional array; memory in proportion to `last - first`."""
 
+    @abstractmethod
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        """What `elements` reads for the same range, which is not empty; see `Piece.reads`."""
+
     @property
     @abstractmethod
     def sources(self) -> tuple[Source, ...]: ...
@@ -194,6 +198,11 @@ class Computed(ABC):
     @property
     def size(self) -> int:
         return self.count * self.dtype.itemsize
+
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        check_range(self.size, start, stop)
+        itemsize = self.dtype.itemsize
+        return self.extents(start // itemsize, -(-stop // itemsize)) if start < stop else ()
 
     def render(self, start: int, stop: int, into: memoryview) -> None:
         check_range(self.size, start, stop, into)
@@ -228,6 +237,9 @@ class Stored(Computed):
     def sources(self) -> tuple[Source, ...]:
         return self.values.sources
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        return self.values.reads(first * self.dtype.itemsize, last * self.dtype.itemsize)
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
@@ -257,12 +269,30 @@ class Strided(Computed):
         """Elements that are read at once, whole rows; 1 where a range is as well read alone."""
         return block(self.tensor.shape, self.tensor.strides, self.dtype.itemsize)
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        if not self._is_alone(first, last):
+            first, last = first // self.block * self.block, min(-(-last // self.block) * self.block, self.count)
+        strides, extent, itemsize = self.tensor.strides, self.tensor.extent, self.dtype.itemsize
+        return [
+            read
+            for corner, shape in boxes(self.tensor.shape, first, last)
+            for offset, length in runs(self._offset(corner), strides, shape, itemsize)
+            for read in extent.reads(offset, offset + length)
+        ]
+
     def elements(self, first: int, last: int) -> Array:
-        is_alone = last - first >= self.block or last - first <= FEW
-        array = self._read(first, last) if is_alone else self._from_blocks(first, last)
+        array = self._read(first, last) if self._is_alone(first, last) else self._from_blocks(first, last)
         if last == self.count and _ahead.held is not None and _ahead.held[0] is self:
             _ahead.held = None
         return array
+
+    def _is_alone(self, first: int, last: int) -> bool:
+        """Whether a range is read by itself, and no block around it."""
+        return last - first >= self.block or last - first <= FEW
+
+    def _offset(self, corner: Sequence[int]) -> int:
+        """Where an element lies in the extent."""
+        return self.dtype.itemsize * sum(map(int.__mul__, corner, self.tensor.strides))
 
     def _from_blocks(self, first: int, last: int) -> Array:
         import numpy as np
@@ -291,8 +321,8 @@ class Strided(Computed):
         at = 0
         for corner, shape in boxes(self.tensor.shape, first, last):
             size = prod(shape)
-            start = sum(index * stride for index, stride in zip(corner, strides, strict=True)) * self.dtype.itemsize
-            read_box(extent.source, extent.offset + start, strides, array[at : at + size].reshape(shape))
+            offset = extent.offset + self._offset(corner)
+            read_box(extent.source, offset, strides, array[at : at + size].reshape(shape))
             at += size
         return array
 
@@ -315,6 +345,9 @@ class Cast(Computed):
     @property
     def sources(self) -> tuple[Source, ...]:
         return self.values.sources
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        return self.values.extents(first, last)
 
     def elements(self, first: int, last: int) -> Array:
         import numpy as np

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -26,9 +26,10 @@ from streamexport.extents import Extent, Layout, Literal, Piece
 from streamexport.nets import kernels
 from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
-from streamexport.readers import open_model
+from streamexport.readers import chunks, open_model
 from streamexport.readers.caffemodel import Unpacked
 from streamexport.readers.chunks import Chunked
+from streamexport.sources.decoded import Held, Latin1, Swapped
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored, Strided, Tensor
 from streamexport.writers.formats import FORMATS
@@ -130,6 +131,19 @@ def dataset(tmp_path, values: np.ndarray, **how: object) -> Made:
     return blob.values, values.astype(blob.dtype.code).tobytes()
 
 
+def decoded(tmp_path, how: str) -> Made:
+    """Bytes that a file holds otherwise, see `sources.decoded`."""
+    values = normal(30_000)
+    if how == "held":
+        numbers = Extent(Held("x", values.nbytes, values.tobytes()), 0, values.nbytes)
+    elif how == "latin-1":
+        text = np.frombuffer(values.tobytes().decode("latin-1").encode(), "u1")
+        numbers = Latin1.of(stored(tmp_path, text).values, values.nbytes)
+    else:
+        numbers = Swapped.of(stored(tmp_path, values.astype(how)).values, 4)
+    return Stored(numbers, FLOAT32, how), values.tobytes()
+
+
 def layout(tmp_path) -> Made:
     parts = [embedded(tmp_path), (Literal(b""), b""), (Literal(b"between"), b"between"), literal(tmp_path)]
     parts += [(Layout(()), b""), extent(tmp_path)]
@@ -157,6 +171,8 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "Stored": (Stored, plain),
     "Strided, transposed": (Strided, lambda tmp: view(tmp, (60, 50), (1, 60))),
     "Strided, every other": (Strided, lambda tmp: view(tmp, (40_000,), (2,), 5)),
+    "Strided, far apart": (Strided, lambda tmp: view(tmp, (40, 2, 3), (5000, 1, 1700), 5)),
+    "Strided, longer than a buffer": (Strided, lambda tmp: view(tmp, (3, 50_000), (2, 6))),
     "Strided, expanded": (Strided, lambda tmp: view(tmp, (7, 300, 2), (0, 1, 0))),
     "Cast, to half": (Cast, lambda tmp: cast(tmp, "<f4", FLOAT32, FLOAT16)),
     "Cast, from half": (Cast, lambda tmp: cast(tmp, "<f2", FLOAT16, FLOAT32)),
@@ -170,6 +186,9 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "FoldedBias": (folding.FoldedBias, folded_bias),
     "InputChannels": (folding.InputChannels, input_channels),
     "Unpacked": (Unpacked, unpacked),
+    "Stored, in the other byte order": (Stored, lambda tmp: decoded(tmp, ">f4")),
+    "Stored, as text": (Stored, lambda tmp: decoded(tmp, "latin-1")),
+    "Stored, held": (Stored, lambda tmp: decoded(tmp, "held")),
     "Chunked": (Chunked, lambda tmp: dataset(tmp, normal(37, 50), chunks=(8, 9), compression="gzip")),
     "Chunked, big-endian": (Chunked, lambda tmp: dataset(tmp, normal(37, 5, dtype=">f8"))),
 }
@@ -207,6 +226,65 @@ def test_any_range_is_that_of_the_whole(made):
     assert piece.size == len(expected)
     for start, stop in ranges(piece.size, 60):
         assert rendered(piece, start, stop) == expected[start:stop], (start, stop)
+
+
+Read = list[tuple[str, int, int]]
+"""Parts of files: name, first byte, and the byte behind the last."""
+
+
+@pytest.fixture
+def was_read(monkeypatch) -> Read:
+    """What was read of local files since it was cleared last."""
+    read: Read = []
+
+    def read_into(self: LocalFile, offset: int, into: memoryview) -> None:
+        read.append((self.name, offset, offset + len(into)))
+        plain(self, offset, into)
+
+    def read_runs(self: LocalFile, offsets: Sequence[int], length: int) -> bytes:
+        read.extend((self.name, offset, offset + length) for offset in offsets)
+        return runs(self, offsets, length)
+
+    plain, runs = LocalFile.read_into, LocalFile.read_runs
+    monkeypatch.setattr(LocalFile, "read_into", read_into)
+    monkeypatch.setattr(LocalFile, "read_runs", read_runs)
+    return read
+
+
+def joined(read: Read) -> Read:
+    """The same in order, what touches made one."""
+    found: Read = []
+    for name, start, stop in sorted(part for part in read if part[1] < part[2]):
+        if found and found[-1][0] == name and start <= found[-1][2]:
+            start, stop = found[-1][1], max(stop, found.pop()[2])
+        found.append((name, start, stop))
+    return found
+
+
+def said(extents: Sequence[Extent]) -> Read:
+    assert all(extent.length for extent in extents)
+    return [(extent.source.name, extent.offset, extent.end) for extent in extents]
+
+
+def test_what_a_range_reads_is_known_before(made, was_read, monkeypatch):
+    """To the byte, where nothing is kept from an earlier range; and never less."""
+    piece, expected = made
+    unread = copy.deepcopy(piece)
+    for start, stop in ranges(piece.size, 6):
+        monkeypatch.setattr(chunks, "_HELD", chunks._Held())
+        fresh = copy.deepcopy(unread)
+        was_read.clear()
+        known = said(fresh.reads(start, stop))
+        assert not was_read
+        assert rendered(fresh, start, stop) == expected[start:stop]
+        assert joined(known) == joined(was_read), (start, stop)
+        was_read.clear()
+        known = said(piece.reads(start, stop))
+        assert rendered(piece, start, stop) == expected[start:stop]
+        assert joined(known + was_read) == joined(known), (start, stop)
+    assert not piece.reads(0, 0)
+    with pytest.raises(ValueError, match="lies outside a piece"):
+        piece.reads(0, piece.size + 1)
 
 
 @pytest.mark.parametrize("is_rendered", [False, True])

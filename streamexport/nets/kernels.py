@@ -11,7 +11,7 @@ from math import prod
 from sys import byteorder
 from typing import TYPE_CHECKING
 
-from ..extents import Literal, Source
+from ..extents import Extent, Literal, Source
 from ..tensors import FLOAT32, Computed
 from .graph import Blob
 
@@ -51,6 +51,9 @@ class Filled(Computed):
     def sources(self) -> tuple[Source, ...]:
         return ()
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        return ()
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
@@ -68,6 +71,9 @@ class Selected(Computed):
 
     @property
     def sources(self) -> tuple[Source, ...]:
+        return ()
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
         return ()
 
     def elements(self, first: int, last: int) -> Array:
@@ -96,12 +102,20 @@ class Embedded(Computed):
     def sources(self) -> tuple[Source, ...]:
         return self.values.sources
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        begin, end = self._whole(first, last)
+        return self.values.extents(begin * prod(self.kernel), end * prod(self.kernel))
+
+    def _whole(self, first: int, last: int) -> tuple[int, int]:
+        """The kernels that some elements lie in. Kernels are small: whole ones are made, and cut."""
+        large = prod(self.room)
+        return first // large, -(-last // large)
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
-        # Kernels are small: whole ones are made, and cut.
         large, small = prod(self.room), prod(self.kernel)
-        begin, end = first // large, -(-last // large)
+        begin, end = self._whole(first, last)
         made = np.zeros((end - begin, *self.room), self.dtype.code)
         kernels = self.values.elements(begin * small, end * small).reshape(end - begin, *self.kernel)
         rows, columns = (slice(o, o + s * k, s) for o, s, k in zip(self.offset, self.step, self.kernel, strict=True))

@@ -19,7 +19,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError
-from ..extents import Source
+from ..extents import Extent, Source
 from ..nets.graph import Blob, Layer, Net, computed
 from ..nets.kernels import Filled
 from ..tensors import FLOAT32, FLOAT64, Cast, Computed
@@ -142,14 +142,23 @@ class Statistics(Computed):
     def sources(self) -> tuple[Source, ...]:
         return _sources(self.mean, self.variance, self.factor, self.scale, self.bias)
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        last = self._ahead(first, last)
+        read = [*self.scale.extents(first, last), *self.variance.extents(first, last)]
+        return [*read, *self.factor.extents(0, 1)]
+
     def elements(self, first: int, last: int) -> Array:
         kept = self._kept
         if kept is None or not kept[0] <= first <= last <= kept[0] + len(kept[1]):
-            kept = first, self._computed(first, max(last, min(first + AHEAD, self.count)))
+            kept = first, self._computed(first, self._ahead(first, last))
         begin, found = kept
         self._kept = kept if last < self.count and len(found) <= AHEAD else None
         wanted: Array = found[first - begin : last - begin].copy()
         return wanted
+
+    def _ahead(self, first: int, last: int) -> int:
+        """Up to where is computed what begins with a range."""
+        return max(last, min(first + AHEAD, self.count))
 
     def _computed(self, first: int, last: int) -> Array:
         variance = self.over_factor(self.variance, first, last)
@@ -176,10 +185,18 @@ class PerChannel(Computed):
     def sources(self) -> tuple[Source, ...]:
         return _sources(self.values, self.channels)
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        begin, end = self._channels(first, last)
+        return [*self.channels.extents(begin, end), *self.values.extents(first, last)]
+
+    def _channels(self, first: int, last: int) -> tuple[int, int]:
+        """Those that some values belong to."""
+        return first // self.per_channel, -(-last // self.per_channel)
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
-        begin, end = first // self.per_channel, -(-last // self.per_channel)
+        begin, end = self._channels(first, last)
         edges = np.arange(begin, end + 1) * self.per_channel
         edges[0], edges[-1] = first, last
         factors = np.repeat(self.channels.elements(begin, end), edges[1:] - edges[:-1])
@@ -198,6 +215,10 @@ class FoldedBias(Computed):
     @property
     def sources(self) -> tuple[Source, ...]:
         return _sources(self.statistics, *([self.bias] if self.bias else []))
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        parts = [self.statistics.mean, self.statistics.bias, self.statistics, *([self.bias] if self.bias else [])]
+        return [extent for part in parts for extent in part.extents(first, last)]
 
     def elements(self, first: int, last: int) -> Array:
         own = self.bias.elements(first, last).astype("<f8") if self.bias else 0.0
@@ -220,11 +241,19 @@ class InputChannels(Computed):
     def sources(self) -> tuple[Source, ...]:
         return self.values.sources
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        row, begin, end = self._rows(first, last)
+        return self.values.extents(begin * row, end * row)
+
+    def _rows(self, first: int, last: int) -> tuple[int, int, int]:
+        """Elements of an output channel, a few hundred in a first convolution; and the channels that some lie in."""
+        row = self.channels * self.kernel
+        return row, first // row, -(-last // row)
+
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
 
-        row = self.channels * self.kernel  # of one output channel: a few hundred elements in a first convolution
-        begin, end = first // row, -(-last // row)
+        row, begin, end = self._rows(first, last)
         rows = self.values.elements(begin * row, end * row).reshape(end - begin, self.channels, self.kernel)
         scaled = rows * np.array(self.factors)[:, None]
         ordered: Array = scaled[:, ::-1] if self.reverse else scaled

@@ -15,7 +15,7 @@ Layers of any type and fields that are not known stay as they are. Gradients (`d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, NoReturn
@@ -277,6 +277,10 @@ class Unpacked(Computed):
     @property
     def sources(self) -> tuple[Source, ...]:
         return self.run.sources
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        step = 1 + self.dtype.itemsize
+        return self.run.reads(first * step, last * step)
 
     def elements(self, first: int, last: int) -> Array:
         import numpy as np

@@ -12,13 +12,14 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import FormatError
-from ..extents import BUFFER, Source
+from ..extents import BUFFER, Extent, Source
 from ..tensors import Computed, DType, boxes, contiguous_strides, span
 
 if TYPE_CHECKING:
@@ -101,58 +102,92 @@ class Chunked(Computed):
             at += size
         return array.astype(self.dtype.code, copy=False)
 
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        shares = (share for corner, shape in boxes(self.shape, first, last) for share in self._shares(corner, shape))
+        return [extent for share in shares if share.place.size for extent in self._stored(share)]
+
+    def _stored(self, share: Share) -> Iterator[Extent]:
+        """What is read for a share of a chunk that somebody wrote: all of the chunk, if it was filtered."""
+        if self.filters:
+            yield self._extent(share.place.offset, share.place.size)
+            return
+        strides = contiguous_strides(self.chunk)
+        for index, offset in self._runs(self._offset(share), strides, share.shape):
+            length = span(share.shape[len(index) :], strides[len(index) :]) * self.dtype.itemsize
+            yield self._extent(offset, length)
+
     def _read_box(self, corner: Sequence[int], into: Array) -> None:
         """Fills `into` with the elements of its shape that begin at `corner`, from every chunk that has some."""
-        import numpy as np
+        for share in self._shares(corner, into.shape):
+            self._read_share(share, into[share.window(share.target)])
 
-        ends = [start + size for start, size in zip(corner, into.shape, strict=True)]
+    def _shares(self, corner: Sequence[int], shape: Sequence[int]) -> Iterator[Share]:
+        """What each chunk has of the elements of that shape that begin at `corner`."""
+        ends = [start + size for start, size in zip(corner, shape, strict=True)]
         low = [start // step for start, step in zip(corner, self.chunk, strict=True)]
         high = [-(-end // step) for end, step in zip(ends, self.chunk, strict=True)]
-        for offset in np.ndindex(*(b - a for a, b in zip(low, high, strict=True))):
-            index = [a + i for a, i in zip(low, offset, strict=True)]
+        for index in product(*map(range, low, high)):
             origin = [i * step for i, step in zip(index, self.chunk, strict=True)]
             start = [max(c, o) for c, o in zip(corner, origin, strict=True)]
             stop = [min(e, o + step) for e, o, step in zip(ends, origin, self.chunk, strict=True)]
-            target = into[tuple(slice(a - c, b - c) for a, b, c in zip(start, stop, corner, strict=True))]
-            self._read_chunk(index, [a - o for a, o in zip(start, origin, strict=True)], target)
+            number = sum(map(int.__mul__, index, contiguous_strides(self.grid)))
+            yield Share(
+                Place(*PLACE.unpack_from(self.table, number * PLACE.size)),
+                tuple(b - a for a, b in zip(start, stop, strict=True)),
+                tuple(a - o for a, o in zip(start, origin, strict=True)),
+                tuple(a - c for a, c in zip(start, corner, strict=True)),
+            )
 
-    def _read_chunk(self, index: Sequence[int], start: Sequence[int], into: Array) -> None:
-        """Fills `into` with what one chunk has from `start` on."""
+    def _read_share(self, share: Share, into: Array) -> None:
+        """Fills `into` with what a chunk has."""
         import numpy as np
 
-        number = sum(i * stride for i, stride in zip(index, contiguous_strides(self.grid), strict=True))
-        place = Place(*PLACE.unpack_from(self.table, number * PLACE.size))
+        place = share.place
         if not place.size:
             with np.errstate(over="ignore"):
                 into[...] = self.fill
         elif self.filters:
-            window = tuple(slice(a, a + size) for a, size in zip(start, into.shape, strict=True))
-            into[...] = self._decoded(place).reshape(self.chunk)[window]
-        elif place.size != self._chunk_bytes:
-            self._fail(f"has a chunk of {place.size} bytes, not {self._chunk_bytes}", place.offset)
+            into[...] = self._decoded(place).reshape(self.chunk)[share.window(share.start)]
         else:
-            first = sum(i * stride for i, stride in zip(start, contiguous_strides(self.chunk), strict=True))
-            self._read_plain(place.offset + first * self.dtype.itemsize, contiguous_strides(self.chunk), into)
+            self._read_plain(self._offset(share), into)
 
     @property
     def _chunk_bytes(self) -> int:
         return prod(self.chunk) * self.dtype.itemsize
 
-    def _read_plain(self, offset: int, strides: Sequence[int], into: Array) -> None:
-        """Fills `into` from bytes that begin at `offset` and whose axes are `strides` elements apart."""
+    def _offset(self, share: Share) -> int:
+        """Where the first element of a share lies, in a chunk without filters."""
+        if share.place.size != self._chunk_bytes:
+            self._fail(f"has a chunk of {share.place.size} bytes, not {self._chunk_bytes}", share.place.offset)
+        first = sum(map(int.__mul__, share.start, contiguous_strides(self.chunk)))
+        return share.place.offset + first * self.dtype.itemsize
+
+    def _runs(self, offset: int, strides: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Rows of a box that are read at once, by their index along the first axes; and where each begins."""
+        if span(shape, strides) * self.dtype.itemsize <= 2 * BUFFER or len(shape) < 2:
+            yield (), offset
+            return
+        for row in range(shape[0]):
+            for index, at in self._runs(offset + row * strides[0] * self.dtype.itemsize, strides[1:], shape[1:]):
+                yield (row, *index), at
+
+    def _read_plain(self, offset: int, into: Array) -> None:
+        """Fills `into` from bytes of a chunk that begin at `offset`."""
         import numpy as np
 
-        itemsize = self.dtype.itemsize
-        if span(into.shape, strides) * itemsize > 2 * BUFFER and into.ndim > 1:
-            for row in range(into.shape[0]):
-                self._read_plain(offset + row * strides[0] * itemsize, strides[1:], into[row])
-            return
-        run = np.empty(span(into.shape, strides), self.code)
-        raw = run.data.cast("B")
-        if offset + len(raw) > self.source.size:
+        strides = contiguous_strides(self.chunk)
+        for index, at in self._runs(offset, strides, into.shape):
+            where: tuple[Any, ...] = (*index, ...)
+            row, steps = into[where], strides[len(index) :]
+            run = np.empty(span(row.shape, steps), self.code)
+            extent = self._extent(at, run.nbytes)
+            extent.render(0, extent.size, run.data.cast("B"))
+            row[...] = np.lib.stride_tricks.as_strided(run, row.shape, [step * run.itemsize for step in steps])
+
+    def _extent(self, offset: int, length: int) -> Extent:
+        if offset + length > self.source.size:
             self._fail("reaches beyond the end of the file", offset)
-        self.source.read_into(offset, raw)
-        into[...] = np.lib.stride_tricks.as_strided(run, into.shape, [step * itemsize for step in strides])
+        return Extent(self.source, offset, length)
 
     def _decoded(self, place: Place) -> Array:
         """A filtered chunk's elements, one after the other."""
@@ -200,9 +235,25 @@ class Chunked(Computed):
 
 @dataclass(frozen=True, slots=True)
 class Place:
+    """Where a chunk is stored, in how many bytes, 0 if nobody wrote it; and which filters were skipped."""
+
     offset: int
     size: int
     mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a chunk has of a box: elements of some shape, from `start` on in the chunk, from `target` on in the box."""
+
+    place: Place
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def window(self, corner: Sequence[int]) -> tuple[slice, ...]:
+        """Its elements in an array where they begin at `corner`."""
+        return tuple(slice(at, at + size) for at, size in zip(corner, self.shape, strict=True))
 
 
 class _Held:

@@ -72,6 +72,9 @@ class Elsewhere:
     def sources(self) -> tuple[Source, ...]:
         return (self.source,)
 
+    def reads(self, start: int, stop: int) -> Sequence[Extent]:
+        raise _unnamed(self.model, self.source.name)
+
     def render(self, start: int, stop: int, into: memoryview) -> None:
         raise _unnamed(self.model, self.source.name)
 

@@ -28,6 +28,9 @@ class Held(Source):
     def read_into(self, offset: int, into: memoryview) -> None:
         into[:] = self.data[offset : offset + len(into)]
 
+    def reads(self, offset: int, length: int) -> Sequence[Extent]:
+        return ()
+
     def fileno(self) -> None:
         return None
 
@@ -49,13 +52,20 @@ class Swapped(Source):
         """All of them."""
         return Extent(cls(numbers.source.name, numbers.length, numbers, itemsize), 0, numbers.length)
 
+    def reads(self, offset: int, length: int) -> Sequence[Extent]:
+        return self.numbers.reads(*self._whole(offset, length)) if length else ()
+
     def read_into(self, offset: int, into: memoryview) -> None:
-        before = offset % self.itemsize
-        length = -(-(before + len(into)) // self.itemsize) * self.itemsize
-        raw = self.numbers.source.read(self.numbers.offset + offset - before, length)
+        start, stop = self._whole(offset, len(into))
+        before = offset - start
+        raw = self.numbers.source.read(self.numbers.offset + start, stop - start)
         swapped = array({2: "H", 4: "I", 8: "Q"}[self.itemsize], raw)
         swapped.byteswap()
         into[:] = memoryview(swapped).cast("B")[before : before + len(into)]
+
+    def _whole(self, offset: int, length: int) -> tuple[int, int]:
+        """The range of the numbers that some bytes lie in."""
+        return offset // self.itemsize * self.itemsize, -(-(offset + length) // self.itemsize) * self.itemsize
 
     def fileno(self) -> None:
         return None
@@ -76,6 +86,9 @@ class Latin1(Source):
     def of(cls, text: Extent, size: int) -> Extent:
         """All of them."""
         return Extent(cls(text.source.name, size, text), 0, size)
+
+    def reads(self, offset: int, length: int) -> Sequence[Extent]:
+        return self.text.reads(0, self.text.length) if length else ()  # all of it is counted, once
 
     def read_into(self, offset: int, into: memoryview) -> None:
         step = bisect_right(self._counts, offset, hi=len(self._counts) - 1) - 1
