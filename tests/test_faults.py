@@ -10,7 +10,7 @@ import streamexport
 from streamexport import Options, cli
 from streamexport.cli import nets as nets_command
 from streamexport.errors import Error, FaultError, NetError
-from streamexport.nets import lowering, operators  # noqa: F401 # registers them
+from streamexport.nets.operators.registry import OPERATORS
 
 
 class Net(nn.Module):
@@ -44,7 +44,7 @@ def test_a_fault_in_an_operator_says_which_where_and_how_to_go_on(tmp_path, monk
     def broken(*_: object) -> None:
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setitem(lowering.OPERATORS, "relu", broken)
+    monkeypatch.setitem(OPERATORS, "relu", broken)
     with pytest.raises(FaultError) as fault:
         convert(tmp_path, "Net")
     said = str(fault.value)
@@ -56,7 +56,7 @@ def test_a_fault_in_an_operator_says_which_where_and_how_to_go_on(tmp_path, monk
 
 
 def test_arguments_that_nobody_expects_are_a_refusal(tmp_path, monkeypatch):
-    monkeypatch.setitem(lowering.OPERATORS, "relu", lambda net: net)
+    monkeypatch.setitem(OPERATORS, "relu", lambda net: net)
     with pytest.raises(NetError, match="what Caffe cannot compute: aten.relu .* has arguments that are not known here"):
         convert(tmp_path, "Net")
 

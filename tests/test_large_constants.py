@@ -10,7 +10,7 @@ from torch import nn
 import streamexport
 from streamexport import Options
 from streamexport.errors import NetError
-from streamexport.nets import lowering
+from streamexport.nets import operands
 
 
 class Wide(nn.Module):
@@ -45,7 +45,7 @@ def test_a_normalised_weight_of_real_width_is_computed(tmp_path, wide):
 
 
 def test_above_the_limit_the_way_on_is_named(tmp_path, wide, monkeypatch):
-    monkeypatch.setattr(lowering, "SMALL", 512 * 512 * 9 - 1)
+    monkeypatch.setattr(operands, "SMALL", 512 * 512 * 9 - 1)
     with pytest.raises(NetError) as refused:
         streamexport.convert([tmp_path / "c.pth"], tmp_path / "m.caffemodel", OPTIONS)
     assert "of 2359296 elements, 2359295 are the most; compute it once and save that: " in str(refused.value)

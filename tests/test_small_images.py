@@ -17,7 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from streamexport.extents import Literal
 from streamexport.nets.graph import Blob
-from streamexport.nets.lowering import Label, Lowering, Value
+from streamexport.nets.node import Scope
+from streamexport.nets.operands import Label, Value
 from streamexport.nets.views import View
 from streamexport.nets.windows import Axis, Window
 
@@ -32,13 +33,13 @@ def convolution(kind: str, kernel: int, stride: int, pads: tuple[int, int], dila
             made = F.conv2d(x.value, weight, None, stride, pads, dilation, groups=4)
         else:
             made = F.conv_transpose2d(x.value, weight, None, stride, pads, groups=4)
-        top, net_in_making = f"{kind}{len(net.layers)}", Lowering(label=Label("conv"))
+        top, scope = f"{kind}{len(net.layers)}", Scope(Label("conv"))
         first, second = (Axis(kernel, stride, pad, pad, dilation) for pad in pads)
         blob = Blob(tuple(weight.shape), Literal(weight.float().numpy().tobytes()))
-        lower = getattr(net_in_making, kind)
+        lower = getattr(scope, kind)
         lower(Value(x.top, x.shape, View.of(x.shape)), blob, None, Window((first, second)), 4)
         (data,) = (layer for layer in net.layers if layer.tops == (x.top,))
-        ((_, layer), _) = net_in_making.finished(data)
+        ((_, layer), _) = scope.builder.finished(data)
         net.layers.append(replace(layer, name=top, tops=(top,)))
         return Held(top, made)
 

@@ -44,15 +44,15 @@ def test_a_view_is_what_torch_s_is(seed):
             view, tensor = reshaped, tensor.reshape(wanted)
         assert view.shape == tuple(tensor.shape)
         assert torch.equal(carried_out(view), tensor)
-        assert view.is_in_order == torch.equal(tensor.flatten(), torch.arange(tensor.numel()))
+        assert view.is_contiguous == torch.equal(tensor.flatten(), torch.arange(tensor.numel()))
 
 
-def test_what_was_turned_back_is_in_order():
+def test_what_was_turned_back_is_contiguous():
     view = View.of((2, 6, 5, 7)).reshaped((2, 3, 2, 5, 7))
     assert view is not None
     turned = view.permuted((0, 2, 1, 3, 4))
-    assert not turned.is_in_order
-    assert turned.permuted((0, 2, 1, 3, 4)).is_in_order
+    assert not turned.is_contiguous
+    assert turned.permuted((0, 2, 1, 3, 4)).is_contiguous
     assert turned.reshaped((2, 6, 35)) == View((2, 3, 2, 35), ((0,), (2, 1), (3,)))
     assert turned.reshaped((3, 2, 2, 35)) is None
 

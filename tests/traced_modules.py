@@ -328,6 +328,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "layer norm over images": module(lambda: nn.LayerNorm((4, 9, 12))),
     "layer norm over rows": module(lambda: nn.LayerNorm(12)),
     "l2 normalize": fn(lambda x: F.normalize(x, dim=1)),
+    "rms norm": module(lambda: nn.Sequential(nn.RMSNorm(12), nn.RMSNorm((4, 9, 12), elementwise_affine=False))),
+    "rms norm, channels last": fn(lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2) + x),
     # pooling
     "max pool": module(lambda: nn.MaxPool2d(3, 2, 1)),
     "max pool, unpadded": module(lambda: nn.MaxPool2d(3, 2)),
@@ -349,6 +351,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
     "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
     "a mean of rows": fn(lambda x: x.mean(3).relu()),
+    "variances": fn(lambda x: x.var((2, 3), keepdim=True) * x + x.std(3).std() + x.var(unbiased=False)),
+    "variances with means": fn(lambda x: sum(torch.var_mean(x, 1, keepdim=True)) * torch.std_mean(x, correction=0)[0]),
     # functions of elements
     "relu6": module(nn.ReLU6),
     "hardtanh": module(lambda: nn.Hardtanh(-0.3, 0.4)),
@@ -364,6 +368,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid and tanh": fn(lambda x: x.sigmoid() + x.tanh() + F.logsigmoid(x)),
     "softplus": fn(lambda x: F.softplus(x) + F.softplus(x, 2)),
     "silu": module(nn.SiLU),
+    "glu": fn(lambda x: F.glu(x, 1) + F.glu(x[:, :2]).sum()),
     "mish": module(nn.Mish),
     "gelu": module(nn.GELU),
     "gelu, tanh": module(lambda: nn.GELU("tanh")),
@@ -382,6 +387,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "alpha": fn(lambda x: torch.add(x, x.sigmoid(), alpha=0.5) * torch.sub(x, x.tanh(), alpha=2)),
     "parameters": Parameters,
     "repeated": fn(lambda x: x + x.mean((2, 3), keepdim=True) - x.mean(1, keepdim=True) * x.amax((2, 3), keepdim=True)),
+    "rows and columns repeated": fn(lambda x: x * x.mean(2, keepdim=True) + x.amax(3, keepdim=True)),
     "outer": fn(lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
     "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
     # shapes
@@ -392,6 +398,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "channels cut": fn(_cut_channels),
     "pixels cut": fn(_cut_pixels),
     "split": fn(lambda x: torch.cat([part.relu() if n % 2 else part for n, part in enumerate(x.split(3, 2))], 1)),
+    "flip": fn(lambda x: x.flip(1) + x.flip((2, 3)).relu() + x.flatten(2).flip(-1).view_as(x)),
     "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
     "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),
     "squeeze": fn(lambda x: x.mean(3, keepdim=True).squeeze(-1).unsqueeze(2).relu()),

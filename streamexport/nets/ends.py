@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import Node
 
-    from .lowering import Label
+    from .operands import Label
 
 FEW = 8
 """Ends that are offered together."""
@@ -46,7 +46,7 @@ class Graph:
 
     @cached_property
     def labels(self) -> Mapping[Node, Label]:
-        from .lowering import Label
+        from .operands import Label
 
         same: dict[str, dict[str, None]] = {}
         bases = {node: _base(node) for node in self.nodes if node.op == "call_function"}

@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Error, FaultError, NetError, reason
 from ..tensors import Tensor
 from . import ends, modules
+from .builder import Builder
 from .complaints import explained
 from .graph import LARGEST, Call, Layer, Net, Refusal
-from .lowering import OPERATORS, UNMADE, Constant, Label, Lowering, UnsupportedError, Value
+from .node import Node, Scope
+from .operands import Constant, Label, UnsupportedError, Value
 from .views import View
 
 if TYPE_CHECKING:
     import torch
+    from torch import fx
     from torch.export import ExportedProgram
-    from torch.fx import Node
 
 INPUT = "data"
 MOST = 12
@@ -161,8 +163,9 @@ class _Walk:
         name: str,
         input_shape: tuple[int, ...],
     ) -> None:
-        from . import operators  # noqa: F401 # registers them
+        from .operators.registry import OPERATORS
 
+        self.operators = OPERATORS
         self.program, self.tensors, self.name, self.shape = program, tensors, name, tuple(input_shape)
         self.buffers = dict(module.named_buffers())
         self.graph = ends.Graph(program)
@@ -170,20 +173,24 @@ class _Walk:
 
     def net(self, end: Sequence[str], refusal: Refusal) -> Net:
         """The net that ends so, or the whole one. NetError if Caffe cannot compute it, or the dialect cannot say it."""
-        self.lowering, self.refusals = Lowering(), _Refusals()
-        self.results: dict[Node, Any] = {}
+        self.builder, self.refusals = Builder(), _Refusals()
+        self.scratch = Builder()
+        self.unmade: set[fx.Node] = set()
+        self.results: dict[fx.Node, Any] = {}
         last = [self.graph.end(name) for name in end]
         self.needed = ends.ancestors(node for node, _ in last) if last else set(self.graph.nodes)
         for node in self.graph.nodes:
             if node in self.needed and node.op != "output":
+                if self.unmade.intersection(node.all_input_nodes):
+                    self.unmade.add(node)
                 self.results[node] = self.placeholder(node) if node.op == "placeholder" else self.call(node)
         made = [*self.returned(ends_early=bool(last)), *self.ended(last)]
         shape = {"shape": [{"dim": list(self.shape)}]}
         data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": shape}, shapes=(self.shape,))
-        layers, tops = self.lowering.finished(data)
+        layers, tops = self.builder.finished(data)
         inexpressible = refusal(layers)
         if inexpressible:
-            self.refused |= {self.lowering.drafts[place - 1].label.node for place in inexpressible.places}
+            self.refused |= self.builder.nodes(inexpressible.places)
         if self.refusals.places:
             raise self.refusals.error(self.name)
         if inexpressible:
@@ -207,7 +214,7 @@ class _Walk:
                     return f"everything up to {' and '.join(names)} can: {' '.join(f'--end {name}' for name in names)}"
         return None
 
-    def placeholder(self, node: Node) -> Value | Constant:
+    def placeholder(self, node: fx.Node) -> Value | Constant:
         signature = self.program.graph_signature
         kept = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         if node.name in kept:
@@ -231,7 +238,7 @@ class _Walk:
 
         return Constant(shape, (), None, value)
 
-    def call(self, node: Node) -> Any:
+    def call(self, node: fx.Node) -> Any:
         if "val" not in node.meta:  # an assertion about the input, which the shape has met
             return None
         if node.target is operator.getitem:
@@ -244,7 +251,7 @@ class _Walk:
         if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)) and not _is_random(node):
             return _computed(node, *arguments)
         name, overload = ends.function(node)
-        function = OPERATORS.get(f"{name}.{overload}") or OPERATORS.get(name)
+        function = self.operators.get(f"{name}.{overload}") or self.operators.get(name)
         try:
             if function is None:
                 raise UnsupportedError("is not known here")
@@ -259,26 +266,31 @@ class _Walk:
             raise FaultError.of(error, f"aten.{name} ({_place(node)})") from error
         return _placeholders(node)
 
-    def refuse(self, node: Node, refused: UnsupportedError) -> None:
+    def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
         self.refused.add(node.name)
+        self.unmade.add(node)
         self.refusals.add(f"aten.{ends.function(node)[0]}", _place(node), refused)
 
-    def lowered(self, node: Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        lowering = self.lowering
-        lowering.label = self.graph.labels[node]
-        lowering.shapes = _shapes(node)
+    def net_of(self, node: fx.Node) -> Builder:
+        """Where a node's layers go: behind what was refused into a net that nobody gets, to see what else is."""
+        return self.scratch if node in self.unmade else self.builder
+
+    def lowered(
+        self, node: fx.Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         made_by_torch = node.meta["val"]
         if not isinstance(made_by_torch, (list, tuple)) and not str(made_by_torch.dtype).endswith("float32"):
             what = f"changes the type of an activation to {made_by_torch.dtype}"
             raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
-        lowering.used = frozenset(index for index in taken if isinstance(index, int))
+        used = frozenset(index for index in taken if isinstance(index, int))
+        place = Node(self.graph.labels[node], self.net_of(node), _shapes(node), used)
         try:
-            signature(function).bind(lowering, *args, **kwargs)
+            signature(function).bind(place, *args, **kwargs)
         except TypeError as error:
             raise UnsupportedError(f"has arguments that are not known here: {error}") from error
-        made = function(lowering, *args, **kwargs)
-        for value, shape in zip(made if isinstance(made, list) else [made], lowering.shapes, strict=False):
+        made = function(place, *args, **kwargs)
+        for value, shape in zip(made if isinstance(made, list) else [made], place.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
                 what = f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
                 raise FaultError(what, tensor=_place(node))
@@ -286,10 +298,10 @@ class _Walk:
             self.mark(node, made)
         return made
 
-    def mark(self, node: Node, value: Value) -> None:
+    def mark(self, node: fx.Node, value: Value) -> None:
         call = self.graph.calls.get(node)
-        if call is not None and value.view.is_in_order and value.top != INPUT and not any(value.padding):
-            self.lowering.mark(value, call)
+        if call is not None and value.view.is_contiguous and value.top != INPUT and not any(value.padding):
+            self.net_of(node).mark(value, call)
 
     def returned(self, ends_early: bool) -> Iterator[Value]:
         """What the module returns, unless the net ends before; changes of its state are refused, Caffe's nets have none."""
@@ -302,7 +314,8 @@ class _Walk:
             try:
                 if spec.kind.name == "USER_OUTPUT":
                     if not ends_early:
-                        yield self.output(_resolved(leaf, self.results), Label("output"))
+                        builder = self.scratch if leaf in self.unmade else self.builder
+                        yield _output(Scope(Label("output"), builder), _resolved(leaf, self.results))
                 elif spec.kind.name != "USER_INPUT_MUTATION" and state[spec.target] in needed:
                     self.refused.add(state[spec.target])
                     what = f"is what {spec.target} is from then on: the next answer would be another one"
@@ -310,29 +323,30 @@ class _Walk:
             except UnsupportedError as refused:
                 self.refusals.add("an output", "of the net", refused)
 
-    def ended(self, last: Sequence[tuple[Node, Call | None]]) -> Iterator[Value]:
+    def ended(self, last: Sequence[tuple[fx.Node, Call | None]]) -> Iterator[Value]:
         """What the net ends with, where that is not what the module returns."""
         for node, call in last:
             try:
-                value = self.output(self.results[node], self.graph.labels[node])
+                builder = self.net_of(node)
+                value = _output(Scope(self.graph.labels[node], builder), self.results[node])
                 if call is not None:
-                    self.lowering.mark(value, call)
+                    builder.mark(value, call)
                 yield value
             except UnsupportedError as refused:
                 self.refuse(node, refused)
 
-    def output(self, value: Any, label: Label) -> Value:
-        """A result whose blob is torch's own, element by element."""
-        if not isinstance(value, Value):
-            raise UnsupportedError("is a constant, not computed from the input")
-        self.lowering.label = label
-        made = self.lowering.reshaped(value, value.shape or (1,))
-        if made.top == INPUT:
-            raise UnsupportedError("is the input itself")
-        return made
+
+def _output(scope: Scope, value: Any) -> Value:
+    """A result whose blob is torch's own, element by element."""
+    if not isinstance(value, Value):
+        raise UnsupportedError("is a constant, not computed from the input")
+    made = scope.reshaped(value, value.shape or (1,))
+    if made.top == INPUT:
+        raise UnsupportedError("is the input itself")
+    return made
 
 
-def _computed(node: Node, args: Any, kwargs: Any) -> Any:
+def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """A node that depends on no input, as constants: what it computes, it computes when somebody asks."""
     import torch
 
@@ -356,7 +370,7 @@ def _computed(node: Node, args: Any, kwargs: Any) -> Any:
     return Constant(shape, origin, None, compute)
 
 
-def _is_random(node: Node) -> bool:
+def _is_random(node: fx.Node) -> bool:
     """Whether it may compute something else each time."""
     import torch
 
@@ -382,26 +396,26 @@ def _leaves(tree: Any) -> list[Any]:
     return found
 
 
-def _resolved(tree: Any, results: Mapping[Node, Any]) -> Any:
+def _resolved(tree: Any, results: Mapping[fx.Node, Any]) -> Any:
     """Arguments with the results of nodes in place of nodes."""
-    from torch.fx import Node
+    from torch import fx
 
-    return _mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, Node) else leaf)
+    return _mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, fx.Node) else leaf)
 
 
-def _shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+def _shapes(node: fx.Node) -> tuple[tuple[int, ...], ...]:
     found = node.meta.get("val", ())
     several = found if isinstance(found, (list, tuple)) else [found]
     return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
 
 
-def _placeholders(node: Node) -> Any:
-    """In place of what cannot be expressed, so that the rest can be looked at."""
-    made = [Value(UNMADE, shape, View.of(shape)) for shape in _shapes(node)]
+def _placeholders(node: fx.Node) -> Any:
+    """In place of what cannot be expressed, so that the rest can be looked at; tops of no layer."""
+    made = [Value(f"{node.name}:{index}", shape, View.of(shape)) for index, shape in enumerate(_shapes(node))]
     return made if isinstance(node.meta["val"], (list, tuple)) else made[0]
 
 
-def _place(node: Node) -> str:
+def _place(node: fx.Node) -> str:
     """Which module calls it, and on which line of whose code."""
     import torch
 

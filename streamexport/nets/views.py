@@ -50,7 +50,7 @@ class View:
         return tuple(atom for dim in self.dims for atom in dim)
 
     @property
-    def is_in_order(self) -> bool:
+    def is_contiguous(self) -> bool:
         return all(first < second for first, second in pairwise(self.order))
 
     def permuted(self, order: Sequence[int]) -> View:
@@ -59,7 +59,7 @@ class View:
 
     def reshaped(self, shape: Shape) -> View | None:
         """The same sequence of elements in another shape; None if no atoms make up its dimensions."""
-        if self.is_in_order:
+        if self.is_contiguous:
             return View.of(shape)
         left = deque((atom, self.atoms[atom]) for atom in self.order)
         parts: list[list[int]] = [[] for _ in self.atoms]  # sizes that each atom is cut into

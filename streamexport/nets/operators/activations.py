@@ -7,9 +7,12 @@ from math import inf, pi, prod
 from typing import Any
 
 from .. import kernels
-from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from ..node import Scope
+from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
-from .poolings import whole_columns
+from .reductions import whole_columns
+from .registry import operator
+from .shapes import halves
 
 GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
 """x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
@@ -17,192 +20,198 @@ largest deviations. The last coefficient is positive, so that beyond it the sigm
 
 
 @operator("relu")
-def _relu(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("ReLU", x)
+def _relu(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("ReLU", x)
 
 
 @operator("leaky_relu")
-def _leaky_relu(net: Lowering, x: Operand, slope: float = 0.01) -> Value:
-    return net.pointwise("ReLU", x, {"relu_param": {"negative_slope": slope}})
+def _leaky_relu(scope: Scope, x: Operand, negative_slope: float = 0.01) -> Value:
+    return scope.pointwise("ReLU", x, {"relu_param": {"negative_slope": negative_slope}})
 
 
 @operator("prelu", "_prelu_kernel")
-def _prelu(net: Lowering, x: Operand, slope: Operand) -> Value:
+def _prelu(scope: Scope, x: Operand, weight: Operand) -> Value:
     """A slope for each channel. One for all is repeated: OpenCV does not know Caffe's way of saying so."""
-    x = net.activation(x)
+    x = scope.activation(x)
     channels = x.shape[1]
     # Caffe takes no more than four dimensions.
-    image = net.reshaped(x, x.shape if len(x.shape) < 5 else (*x.shape[:2], 1, prod(x.shape[2:])))
-    if isinstance(slope, Constant) and slope.count == 1:
-        blob = replace(kernels.filled((channels,), slope.number()), origin=slope.origin)
+    image = scope.reshaped(x, x.shape if len(x.shape) < 5 else (*x.shape[:2], 1, prod(x.shape[2:])))
+    if isinstance(weight, Constant) and weight.count == 1:
+        blob = replace(kernels.filled((channels,), weight.number()), origin=weight.origin)
     else:
-        blob = net.blob(slope, (channels,))
-    return replace(net.layer("PReLU", [image], image.blob, blobs=[blob]), view=View.of(x.shape))
+        blob = scope.blob(weight, (channels,))
+    return replace(scope.layer("PReLU", [image], image.blob, blobs=[blob]), view=View.of(x.shape))
 
 
 @operator("elu")
-def _elu(net: Lowering, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+def _elu(scope: Scope, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
     if input_scale != 1:
         raise UnsupportedError(f"scales its input by {input_scale}")
-    made = net.pointwise("ELU", x, {"elu_param": {"alpha": float(alpha)}}, "elu" if scale != 1 else "")
-    return net.power(made, scale=scale) if scale != 1 else made
+    made = scope.pointwise("ELU", x, {"elu_param": {"alpha": float(alpha)}}, "elu" if scale != 1 else "")
+    return scope.power(made, scale=scale) if scale != 1 else made
 
 
 @operator("selu")
-def _selu(net: Lowering, x: Operand) -> Value:
-    return _elu(net, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
+def _selu(scope: Scope, x: Operand) -> Value:
+    return _elu(scope, x, 1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
 
 
 @operator("celu")
-def _celu(net: Lowering, x: Operand, alpha: float = 1) -> Value:
+def _celu(scope: Scope, x: Operand, alpha: float = 1) -> Value:
     """alpha * ELU(x / alpha)"""
-    inside = net.power(x, scale=1 / alpha, part="in") if alpha != 1 else x
-    made = net.pointwise("ELU", inside, {"elu_param": {"alpha": 1.0}}, "elu" if alpha != 1 else "")
-    return net.power(made, scale=alpha) if alpha != 1 else made
+    inside = scope.power(x, scale=1 / alpha, part="in") if alpha != 1 else x
+    made = scope.pointwise("ELU", inside, {"elu_param": {"alpha": 1.0}}, "elu" if alpha != 1 else "")
+    return scope.power(made, scale=alpha) if alpha != 1 else made
 
 
 @operator("sigmoid")
-def _sigmoid(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("Sigmoid", x)
+def _sigmoid(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("Sigmoid", x)
 
 
 @operator("tanh")
-def _tanh(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("TanH", x)
+def _tanh(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("TanH", x)
 
 
 @operator("softplus")
-def _softplus(net: Lowering, x: Operand, beta: float = 1, threshold: float = 20) -> Value:
+def _softplus(scope: Scope, x: Operand, beta: float = 1, threshold: float = 20) -> Value:
     """log(1 + e^(beta x)) / beta; beyond the threshold torch returns x, which differs by less than e^-20."""
     if threshold < 16:
         raise UnsupportedError(f"has a threshold of {threshold}, which shows")
     if beta == 1:
-        return net.pointwise("BNLL", x)
-    made = net.pointwise("BNLL", net.power(x, scale=beta, part="in"), part="bnll")
-    return net.power(made, scale=1 / beta)
+        return scope.pointwise("BNLL", x)
+    made = scope.pointwise("BNLL", scope.power(x, scale=beta, part="in"), part="bnll")
+    return scope.power(made, scale=1 / beta)
 
 
 @operator("log_sigmoid")
-def _log_sigmoid(net: Lowering, x: Operand) -> Value:
+def _log_sigmoid(scope: Scope, x: Operand) -> Value:
     """-log(1 + e^-x)"""
-    return net.power(net.pointwise("BNLL", net.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
+    return scope.power(scope.pointwise("BNLL", scope.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
 
 
 @operator("silu")
-def _silu(net: Lowering, x: Operand) -> Value:
-    x = net.activation(x)
-    return net.eltwise("PROD", x, net.pointwise("Sigmoid", x, part="sigmoid"))
+def _silu(scope: Scope, x: Operand) -> Value:
+    x = scope.activation(x)
+    return scope.eltwise("PROD", x, scope.pointwise("Sigmoid", x, part="sigmoid"))
+
+
+@operator("glu")
+def _glu(scope: Scope, x: Operand, dim: int = -1) -> Value:
+    """The first half times the second half's sigmoid."""
+    first, second = halves(scope, x, dim)
+    return scope.eltwise("PROD", first, scope.pointwise("Sigmoid", second, part="sigmoid"))
 
 
 @operator("mish")
-def _mish(net: Lowering, x: Operand) -> Value:
-    x = net.activation(x)
-    return net.eltwise("PROD", x, net.pointwise("TanH", net.pointwise("BNLL", x, part="bnll"), part="tanh"))
+def _mish(scope: Scope, x: Operand) -> Value:
+    x = scope.activation(x)
+    return scope.eltwise("PROD", x, scope.pointwise("TanH", scope.pointwise("BNLL", x, part="bnll"), part="tanh"))
 
 
 @operator("gelu")
-def _gelu(net: Lowering, x: Operand, approximate: str = "none") -> Value:
-    x = net.activation(x)
-    square = net.power(x, power=2, part="square")
+def _gelu(scope: Scope, x: Operand, approximate: str = "none") -> Value:
+    x = scope.activation(x)
+    square = scope.power(x, power=2, part="square")
     if approximate == "tanh":  # tanh(z) = 2 sigmoid(2 z) - 1, with z = sqrt(2 / pi) (x + 0.044715 x^3)
         outer = 2 * (2 / pi) ** 0.5
         coefficients: tuple[float, ...] = (outer, outer * 0.044715)
     else:
         coefficients = GELU
     *lower, highest = coefficients
-    inner = net.power(square, scale=highest, shift=lower[-1], part=f"c{len(lower)}")
+    inner = scope.power(square, scale=highest, shift=lower[-1], part=f"c{len(lower)}")
     for degree, coefficient in reversed(list(enumerate(lower[:-1]))):
-        inner = net.eltwise("PROD", inner, square, part=f"p{degree + 1}")
-        inner = net.power(inner, shift=coefficient, part=f"c{degree}")
-    odd = net.eltwise("PROD", inner, x, part="odd")
-    return net.eltwise("PROD", x, net.pointwise("Sigmoid", odd, part="sigmoid"))
+        inner = scope.eltwise("PROD", inner, square, part=f"p{degree + 1}")
+        inner = scope.power(inner, shift=coefficient, part=f"c{degree}")
+    odd = scope.eltwise("PROD", inner, x, part="odd")
+    return scope.eltwise("PROD", x, scope.pointwise("Sigmoid", odd, part="sigmoid"))
 
 
 @operator("hardtanh")
-def _hardtanh(net: Lowering, x: Operand, low: float = -1, high: float = 1) -> Value:
-    return clipped(net, x, low, high)
+def _hardtanh(scope: Scope, x: Operand, min_val: float = -1, max_val: float = 1) -> Value:
+    return clipped(scope, x, min_val, max_val)
 
 
 @operator("relu6")
-def _relu6(net: Lowering, x: Operand) -> Value:
-    return clipped(net, x, 0, 6)
+def _relu6(scope: Scope, x: Operand) -> Value:
+    return clipped(scope, x, 0, 6)
 
 
 @operator("clamp", "clip")
-def _clamp(net: Lowering, x: Operand, low: Any = None, high: Any = None) -> Value:
-    low, high = (limit.number() if isinstance(limit, Constant) and limit.count == 1 else limit for limit in (low, high))
+def _clamp(scope: Scope, x: Operand, min: Any = None, max: Any = None) -> Value:  # noqa: A002
+    low, high = (limit.number() if isinstance(limit, Constant) and limit.count == 1 else limit for limit in (min, max))
     if isinstance(low, (Value, Constant)) or isinstance(high, (Value, Constant)):
         raise UnsupportedError("has limits that are tensors")
-    return clipped(net, x, low, high)
+    return clipped(scope, x, low, high)
 
 
 @operator("clamp_min")
-def _clamp_min(net: Lowering, x: Operand, low: float) -> Value:
-    return clipped(net, x, low, None)
+def _clamp_min(scope: Scope, x: Operand, min: Any) -> Value:  # noqa: A002
+    return _clamp(scope, x, min, None)
 
 
 @operator("clamp_max")
-def _clamp_max(net: Lowering, x: Operand, high: float) -> Value:
-    return clipped(net, x, None, high)
+def _clamp_max(scope: Scope, x: Operand, max: Any) -> Value:  # noqa: A002
+    return _clamp(scope, x, None, max)
 
 
-def clipped(net: Lowering, x: Operand, low: float | None, high: float | None, part: str = "") -> Value:
+def clipped(scope: Scope, x: Operand, low: float | None, high: float | None, part: str = "") -> Value:
     """Between limits, of which one may be missing: max(x, l), and min(x, h) = -max(-x, -h).
 
     A limit is 0 x + l. (l + ReLU(x - l) would round x to the last place of l, which may be far away.)
     """
     low, high = (None if limit is None or abs(limit) == inf else float(limit) for limit in (low, high))
     if low is not None and high is not None:
-        return net.pointwise("Clip", x, {"clip_param": {"min": min(low, high), "max": high}}, part)
+        return scope.pointwise("Clip", x, {"clip_param": {"min": min(low, high), "max": high}}, part)
     if low is not None:
         if not low:
-            return net.pointwise("ReLU", x, part=part)
-        return net.eltwise("MAX", net.activation(x), net.power(x, scale=0, shift=low, part="low"), part=part)
+            return scope.pointwise("ReLU", x, part=part)
+        return scope.eltwise("MAX", scope.activation(x), scope.power(x, scale=0, shift=low, part="low"), part=part)
     if high is not None:
-        negated, limit = net.power(x, scale=-1, part="in"), net.power(x, scale=0, shift=-high, part="high")
-        return net.power(net.eltwise("MAX", negated, limit, part="max"), scale=-1, part=part)
-    return net.activation(x)
+        negated, limit = scope.power(x, scale=-1, part="in"), scope.power(x, scale=0, shift=-high, part="high")
+        return scope.power(scope.eltwise("MAX", negated, limit, part="max"), scale=-1, part=part)
+    return scope.activation(x)
 
 
 @operator("hardsigmoid")
-def _hardsigmoid(net: Lowering, x: Operand) -> Value:
-    return net.power(clipped(net, net.power(x, shift=3, part="in"), 0, 6, "clip"), scale=1 / 6)
+def _hardsigmoid(scope: Scope, x: Operand) -> Value:
+    return scope.power(clipped(scope, scope.power(x, shift=3, part="in"), 0, 6, "clip"), scale=1 / 6)
 
 
 @operator("hardswish")
-def _hardswish(net: Lowering, x: Operand) -> Value:
-    x = net.activation(x)
-    inside = clipped(net, net.power(x, shift=3, part="in"), 0, 6, "clip")
-    return net.eltwise("PROD", x, net.power(inside, scale=1 / 6, part="gate"))
-
-
-@operator("softsign")
-def _softsign(net: Lowering, x: Operand) -> Value:
-    x = net.activation(x)
-    weight = net.power(net.pointwise("AbsVal", x, part="abs"), power=-1, shift=1, part="inverse")
-    return net.eltwise("PROD", x, weight)
+def _hardswish(scope: Scope, x: Operand) -> Value:
+    x = scope.activation(x)
+    inside = clipped(scope, scope.power(x, shift=3, part="in"), 0, 6, "clip")
+    return scope.eltwise("PROD", x, scope.power(inside, scale=1 / 6, part="gate"))
 
 
 @operator("softmax", "_softmax")
-def _softmax(net: Lowering, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
-    x = net.activation(x)
-    return net.layer("Softmax", [net.reshaped(x, x.shape)], x.shape, {"softmax_param": {"axis": dim % len(x.shape)}})
+def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
+    x = scope.activation(x)
+    return scope.layer(
+        "Softmax", [scope.reshaped(x, x.shape)], x.shape, {"softmax_param": {"axis": dim % len(x.shape)}}
+    )
 
 
 @operator("log_softmax", "_log_softmax")
-def _log_softmax(net: Lowering, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
+def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     """z - log(sum of e^z) with z = x - max(x): a softmax's logarithm would be lost where it is too small for a float."""
-    x = net.activation(x)
+    x = scope.activation(x)
     axis, shape = dim % len(x.shape), x.shape
     if axis != 1:
         raise UnsupportedError(f"over dimension {axis}", "over channels it can be expressed")
     batch, channels, rest = *shape[:2], prod(shape[2:])
-    image = net.reshaped(x, (batch, 1, channels, rest), "image")
-    largest = net.layer("Pooling", [image], (batch, 1, 1, rest), whole_columns("MAX", channels), part="max")
-    columns = net.reshaped(x, (batch, channels, 1, rest), "columns")
+    image = scope.reshaped(x, (batch, 1, channels, rest), "image")
+    largest = scope.layer("Pooling", [image], (batch, 1, 1, rest), whole_columns("MAX", channels), part="max")
+    columns = scope.reshaped(x, (batch, channels, 1, rest), "columns")
     ones = kernels.filled((channels, 1), 1)
-    z = net.eltwise("SUM", columns, net.mixed(largest, ones, part="max_spread"), (1.0, -1.0), "centred")
-    powers = net.pointwise("Exp", z, part="exp")
-    log = net.pointwise("Log", net.mixed(powers, kernels.filled((1, channels), 1), part="sum"), part="log")
-    made = net.eltwise("SUM", z, net.mixed(log, ones, part="log_spread"), (1.0, -1.0))
-    return net.reshaped(made, shape, "back")
+    z = scope.eltwise(
+        "SUM", columns, scope.pointwise_convolution(largest, ones, part="max_spread"), (1.0, -1.0), "centred"
+    )
+    powers = scope.pointwise("Exp", z, part="exp")
+    log = scope.pointwise(
+        "Log", scope.pointwise_convolution(powers, kernels.filled((1, channels), 1), part="sum"), part="log"
+    )
+    made = scope.eltwise("SUM", z, scope.pointwise_convolution(log, ones, part="log_spread"), (1.0, -1.0))
+    return scope.reshaped(made, shape, "back")

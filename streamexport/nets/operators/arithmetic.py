@@ -1,132 +1,133 @@
 """Sums, products and powers: of two activations, of an activation and a number, or a constant.
 
 torch repeats the smaller of two tensors along the larger one's dimensions. Caffe multiplies so by Scale, from the first
-dimension of a blob on or from a later one; what else there is to repeat is repeated by `shapes.spread`.
+dimension of a blob on or from a later one; what else there is to repeat is repeated by `shapes.broadcast`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from math import prod
 
-from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
-from .convolutions import channels_last, turned_back
-from .normalizations import affine
-from .shapes import spread
-
-if TYPE_CHECKING:
-    import torch
+from .. import kernels
+from ..node import Scope
+from ..operands import Constant, Operand, UnsupportedError, Value
+from ..views import Shape
+from .convolutions import channels_first, channels_last
+from .registry import operator
+from .shapes import broadcast
 
 
 @operator("add")
-def _add(net: Lowering, x: Operand, y: Operand, alpha: float = 1) -> Value:
-    x, y = _numbers(x, y)
-    if isinstance(x, Value) and isinstance(y, Value):
-        return _combined(net, "SUM", x, y, (1.0, float(alpha)) if alpha != 1 else ())
+def _add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
+    x, other = _numbers(x, other)
+    if isinstance(x, Value) and isinstance(other, Value):
+        return combined(scope, "SUM", x, other, (1.0, float(alpha)) if alpha != 1 else ())
     if not isinstance(x, Value):
-        x, y, alpha = net.power(y, scale=alpha, part="in") if alpha != 1 else net.activation(y), x, 1
-    if isinstance(y, Constant):
-        return _affine(net, x, _computed(y, lambda values: values * alpha) if alpha != 1 else y, is_weight=False)
-    return net.power(x, shift=alpha * _number(y))
+        x, other, alpha = scope.power(other, scale=alpha, part="in") if alpha != 1 else scope.activation(other), x, 1
+    if isinstance(other, Constant):
+        scaled = other.mapped(other.shape, lambda values: values * alpha) if alpha != 1 else other
+        return _with_constant(scope, x, scaled, is_weight=False)
+    return scope.power(x, shift=alpha * _number(other))
 
 
 @operator("sub")
-def _sub(net: Lowering, x: Operand, y: Operand, alpha: float = 1) -> Value:
-    return _add(net, x, y, -alpha)
+def _sub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
+    return _add(scope, x, other, -alpha)
 
 
 @operator("rsub")
-def _rsub(net: Lowering, x: Operand, y: Operand, alpha: float = 1) -> Value:
-    return _add(net, y, x, -alpha)
+def _rsub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
+    return _add(scope, other, x, -alpha)
 
 
 @operator("mul")
-def _mul(net: Lowering, x: Operand, y: Operand) -> Value:
-    x, y = _numbers(x, y)
+def multiplied(scope: Scope, x: Operand, other: Operand) -> Value:
+    x, other = _numbers(x, other)
     if not isinstance(x, Value):
-        x, y = y, x
-    x = net.activation(x)
-    if isinstance(y, Value):
-        return _multiplied(net, x, net.activation(y))
-    if isinstance(y, Constant):
-        return _affine(net, x, y, is_weight=True)
-    return net.power(x, scale=_number(y))
+        x, other = other, x
+    x = scope.activation(x)
+    if isinstance(other, Value):
+        return _product(scope, x, scope.activation(other))
+    if isinstance(other, Constant):
+        return _with_constant(scope, x, other, is_weight=True)
+    return scope.power(x, scale=_number(other))
 
 
 @operator("div", "true_divide")
-def _div(net: Lowering, x: Operand, y: Operand, rounding_mode: str | None = None) -> Value:
+def _div(scope: Scope, x: Operand, other: Operand, rounding_mode: str | None = None) -> Value:
     if rounding_mode is not None:
         raise UnsupportedError(f"rounds quotients ({rounding_mode})")
-    x, y = _numbers(x, y)
-    if isinstance(y, Value):
-        inverse = net.power(y, power=-1, part="inverse")
-        return _mul(net, x, inverse) if x != 1 else inverse
-    if isinstance(y, Constant):
-        return _mul(net, x, _computed(y, lambda values: 1 / values))
-    if not _number(y):
+    x, other = _numbers(x, other)
+    if isinstance(other, Value):
+        inverse = scope.power(other, power=-1, part="inverse")
+        return multiplied(scope, x, inverse) if x != 1 else inverse
+    if isinstance(other, Constant):
+        return multiplied(scope, x, other.mapped(other.shape, lambda values: 1 / values))
+    if not _number(other):
         raise UnsupportedError("divides by zero")
-    return _mul(net, x, 1 / _number(y))
+    return multiplied(scope, x, 1 / _number(other))
 
 
 @operator("reciprocal")
-def _reciprocal(net: Lowering, x: Operand) -> Value:
-    return net.power(x, power=-1)
+def _reciprocal(scope: Scope, x: Operand) -> Value:
+    return scope.power(x, power=-1)
 
 
 @operator("neg")
-def _neg(net: Lowering, x: Operand) -> Value:
-    return net.power(x, scale=-1)
+def _neg(scope: Scope, x: Operand) -> Value:
+    return scope.power(x, scale=-1)
 
 
 @operator("abs")
-def _abs(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("AbsVal", x)
+def _abs(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("AbsVal", x)
 
 
 @operator("pow")
-def _pow(net: Lowering, x: Operand, y: Operand) -> Value:
-    x, y = _numbers(x, y)
-    if not isinstance(x, Value) or isinstance(y, (Value, Constant)):
+def _pow(scope: Scope, x: Operand, exponent: Operand) -> Value:
+    x, exponent = _numbers(x, exponent)
+    if not isinstance(x, Value) or isinstance(exponent, (Value, Constant)):
         raise UnsupportedError("has an exponent that is a tensor", "Caffe raises to powers that are numbers")
-    return net.power(x, power=_number(y))
+    return scope.power(x, power=_number(exponent))
 
 
 @operator("square")
-def _square(net: Lowering, x: Operand) -> Value:
-    return net.power(x, power=2)
+def _square(scope: Scope, x: Operand) -> Value:
+    return scope.power(x, power=2)
 
 
 @operator("sqrt")
-def _sqrt(net: Lowering, x: Operand) -> Value:
-    return net.power(x, power=0.5)
+def _sqrt(scope: Scope, x: Operand) -> Value:
+    return scope.power(x, power=0.5)
 
 
 @operator("rsqrt")
-def _rsqrt(net: Lowering, x: Operand) -> Value:
-    return net.power(x, power=-0.5)
+def _rsqrt(scope: Scope, x: Operand) -> Value:
+    return scope.power(x, power=-0.5)
 
 
 @operator("exp")
-def _exp(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("Exp", x)
+def _exp(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("Exp", x)
 
 
 @operator("log")
-def _log(net: Lowering, x: Operand) -> Value:
-    return net.pointwise("Log", x)
+def _log(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise("Log", x)
 
 
 @operator("maximum", "max.other")
-def _maximum(net: Lowering, x: Operand, y: Operand) -> Value:
-    return _combined(net, "MAX", net.activation(x), net.activation(y))
+def _maximum(scope: Scope, x: Operand, other: Operand) -> Value:
+    return combined(scope, "MAX", scope.activation(x), scope.activation(other))
 
 
 @operator("minimum", "min.other")
-def _minimum(net: Lowering, x: Operand, y: Operand) -> Value:
+def _minimum(scope: Scope, x: Operand, other: Operand) -> Value:
     """-max(-x, -y)"""
-    x, y = (net.power(operand, scale=-1, part="in") for operand in (x, y))
-    return net.power(_combined(net, "MAX", x, y, part="max"), scale=-1)
+    x, other = (scope.power(operand, scale=-1, part="in") for operand in (x, other))
+    return scope.power(combined(scope, "MAX", x, other, part="max"), scale=-1)
 
 
 def _numbers(*operands: Operand) -> tuple[Operand, ...]:
@@ -139,50 +140,71 @@ def _number(x: Operand) -> float:
     return float(x)
 
 
-def _computed(constant: Constant, function: Callable[[torch.Tensor], Any]) -> Constant:
-    return Constant(constant.shape, constant.origin, None, lambda: function(constant.value()))
+def _common(*shapes: Shape) -> Shape:
+    """What torch broadcasts tensors of these shapes to; it has found that it can."""
+    sizes = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+    return tuple(next((size for size in others if size != 1), 1) for others in sizes)[::-1]
 
 
-def _combined(
-    net: Lowering, method: str, x: Value, y: Value, coefficients: tuple[float, ...] = (), part: str = ""
+def combined(
+    scope: Scope, method: str, x: Value, y: Value, coefficients: tuple[float, ...] = (), part: str = ""
 ) -> Value:
     """Two values element by element, either repeated where the other one is larger."""
-    x, y = net.activation(x), net.activation(y)
-    x, y = (v if v.shape == net.shape else spread(net, v, net.shape) for v in (x, y))
-    return net.eltwise(method, x, y, coefficients, part)
+    shape = _common(x.shape, y.shape)
+    x, y = (broadcast(scope, scope.activation(v), shape) for v in (x, y))
+    return scope.eltwise(method, x, y, coefficients, part)
 
 
-def _multiplied(net: Lowering, x: Value, y: Value) -> Value:
+def _product(scope: Scope, x: Value, y: Value) -> Value:
     """Two values, the smaller one repeated: a Scale where it covers the first dimensions of the larger."""
     if x.shape == y.shape:
-        return net.eltwise("PROD", x, y)
-    if x.shape != net.shape:
+        return scope.eltwise("PROD", x, y)
+    shape = _common(x.shape, y.shape)
+    if x.shape != shape:
         x, y = y, x
     own = (1,) * (len(x.shape) - len(y.shape)) + y.shape
     covered = max((axis for axis, size in enumerate(own) if size != 1), default=0) + 1
-    if x.shape == net.shape and own[:covered] == x.shape[:covered]:
-        factor = net.reshaped(y, own[:covered], "factor")
-        whole = net.reshaped(x, x.shape)
-        return net.layer("Scale", [whole, factor], x.shape, {"scale_param": {"axis": 0}})
-    return _combined(net, "PROD", x, y)
+    if x.shape == shape and own[:covered] == x.shape[:covered]:
+        factor = scope.reshaped(y, own[:covered], "factor")
+        whole = scope.reshaped(x, x.shape)
+        return scope.layer("Scale", [whole, factor], x.shape, {"scale_param": {"axis": 0}})
+    return combined(scope, "PROD", x, y)
 
 
-def _affine(net: Lowering, x: Value, constant: Constant, is_weight: bool) -> Value:
+def _with_constant(scope: Scope, x: Value, constant: Constant, is_weight: bool) -> Value:
     """Times a constant, or plus one, that covers dimensions which follow each other: a Scale."""
-    x = net.activation(x)
-    if x.shape != net.shape:
-        x = spread(net, x, net.shape)
+    x = scope.activation(x)
+    x = broadcast(scope, x, _common(x.shape, constant.shape))
     own = (1,) * (len(x.shape) - len(constant.shape)) + constant.shape
     axes = [axis for axis, size in enumerate(own) if size != 1]
     first, last = axes[0], axes[-1]
     covered = x.shape[first : last + 1]
     if own[first : last + 1] != covered:
-        small, shape = constant, own[first : last + 1]
-        constant = Constant(covered, small.origin, None, lambda: small.value().reshape(shape).expand(covered))
+        shape = own[first : last + 1]
+        constant = constant.mapped(covered, lambda values: values.reshape(shape).expand(covered))
     else:
         constant = replace(constant, shape=covered)
     weight, bias = (constant, None) if is_weight else (None, constant)
-    image = channels_last(net, x) if len(constant.shape) == 1 and first == len(x.shape) - 1 else None
+    image = channels_first(scope, x) if len(constant.shape) == 1 and first == len(x.shape) - 1 else None
     if image is not None:
-        return turned_back(affine(net, image, weight, bias, 1), x.shape)
-    return affine(net, net.reshaped(x, x.shape), weight, bias, first)
+        return channels_last(affine(scope, image, weight, bias, 1), x.shape)
+    return affine(scope, scope.reshaped(x, x.shape), weight, bias, first)
+
+
+def affine(scope: Scope, x: Value, weight: Operand | None, bias: Operand | None, axis: int, part: str = "") -> Value:
+    """Times weights, plus biases, each of which covers the axes of a blob from `axis` on, as many as it has.
+
+    The blob is turned into one in which these are the channels: a Scale over others stops OpenCV, where it tries to merge
+    it into a convolution.
+    """
+    given = next((constant for constant in (weight, bias) if isinstance(constant, Constant)), None)
+    if given is None:
+        return x
+    end = axis + len(given.shape)
+    before, count, behind = prod(x.blob[:axis]), given.count, prod(x.blob[end:])
+    made = x if (axis, end) == (1, 2) else scope.reshaped(x, (before, count, 1, behind), "rows")
+    scale = kernels.filled((count,), 1) if weight is None else scope.blob(weight, (count,))
+    blobs = (scale,) if bias is None else (scale, scope.blob(bias, (count,)))
+    parameters = {"scale_param": {"bias_term": True} if bias is not None else {}}
+    made = scope.layer("Scale", [made], made.blob, parameters, blobs, part)
+    return replace(scope.reshaped(made, x.blob, "back"), view=x.view)

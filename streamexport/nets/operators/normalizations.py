@@ -12,13 +12,18 @@ from math import prod
 from typing import Any
 
 from .. import kernels
-from ..lowering import Constant, Lowering, Operand, UnsupportedError, Value, operator
+from ..node import Node, Scope
+from ..operands import Operand, UnsupportedError, Value
 from ..views import View
 from ..windows import LONG
-from .convolutions import channels_last, turned_back
+from .arithmetic import affine, multiplied
+from .convolutions import channels_first, channels_last
+from .reductions import reduced
+from .registry import operator
 
 AVERAGE = {"pooling_param": {"pool": "AVE", "global_pooling": True}}
 CENTRE = {"mvn_param": {"normalize_variance": False}}
+EPSILON = 2.0**-23  # of float32
 ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe divides the first two
 
 SHORT = 256
@@ -28,86 +33,133 @@ much beside a small deviation, and a second MVN finds that; of more, see `_centr
 
 @operator("_native_batch_norm_legit_no_training")
 def _batch_norm(
-    net: Lowering,
+    scope: Scope,
     x: Operand,
     weight: Operand | None,
     bias: Operand | None,
-    mean: Operand,
-    variance: Operand,
-    _: float,
+    running_mean: Operand,
+    running_var: Operand,
+    momentum: float,
     eps: float,
 ) -> list[Value | None]:
-    return [_stored(net, x, weight, bias, mean, variance, eps), None, None]
+    return [_stored(scope, x, weight, bias, running_mean, running_var, eps), None, None]
+
+
+@operator("_native_batch_norm_legit.no_stats")
+def _batch_norm_without_statistics(
+    node: Node,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> list[Value | None]:
+    """Statistics of the batch itself: for a batch of one they are those of each image's channels."""
+    x = node.activation(x)
+    if x.shape[0] != 1 or not training:
+        raise UnsupportedError(
+            "normalizes with the statistics of the batch", "call eval() on it, with tracked statistics"
+        )
+    return [_own(node, x, x.shape[1], weight, bias, eps), *[None] * (len(node.shapes) - 1)]
 
 
 @operator("_native_batch_norm_legit", "_native_batch_norm_legit_functional")
 def _batch_norm_of_the_batch(
-    net: Lowering, x: Operand, weight: Operand | None, bias: Operand | None, *rest: Any
+    node: Node,
+    x: Operand,
+    weight: Operand | None,
+    bias: Operand | None,
+    running_mean: Operand,
+    running_var: Operand,
+    training: bool,
+    momentum: float,
+    eps: float,
 ) -> list[Value | None]:
-    """Statistics of the batch itself: for a batch of one they are those of each image's channels."""
-    *_, training, _momentum, eps = rest
-    if net.shape[0] != 1 or not training:
-        raise UnsupportedError(
-            "normalizes with the statistics of the batch", "call eval() on it, with tracked statistics"
-        )
-    return [_own(net, x, net.shape[1], weight, bias, eps), *[None] * (len(net.shapes) - 1)]
+    return _batch_norm_without_statistics(node, x, weight, bias, training, momentum, eps)
 
 
 @operator("instance_norm")
 def _instance_norm(
-    net: Lowering,
+    scope: Scope,
     x: Operand,
     weight: Operand | None,
     bias: Operand | None,
-    mean: Operand | None,
-    variance: Operand | None,
+    running_mean: Operand | None,
+    running_var: Operand | None,
     use_input_stats: bool,
     momentum: float,
     eps: float,
     *_: Any,
 ) -> Value:
-    if use_input_stats or mean is None or variance is None:
-        return _own(net, x, net.shape[1], weight, bias, eps)
-    return _stored(net, x, weight, bias, mean, variance, eps)
+    if use_input_stats or running_mean is None or running_var is None:
+        x = scope.activation(x)
+        return _own(scope, x, x.shape[1], weight, bias, eps)
+    return _stored(scope, x, weight, bias, running_mean, running_var, eps)
 
 
 @operator("group_norm")
 def _group_norm(
-    net: Lowering,
+    scope: Scope,
     x: Operand,
-    groups: int,
+    num_groups: int,
     weight: Operand | None = None,
     bias: Operand | None = None,
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    return _own(net, x, groups, weight, bias, eps)
+    return _own(scope, x, num_groups, weight, bias, eps)
 
 
 @operator("layer_norm")
 def _layer_norm(
-    net: Lowering,
+    scope: Scope,
     x: Operand,
-    normalized: Sequence[int],
+    normalized_shape: Sequence[int],
     weight: Operand | None = None,
     bias: Operand | None = None,
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    x = net.activation(x)
-    image = channels_last(net, x) if len(normalized) == 1 else None
+    x = scope.activation(x)
+    image = channels_first(scope, x) if len(normalized_shape) == 1 else None
     if image is not None:
-        return turned_back(affine(net, _channel_norm(net, image, eps), weight, bias, 1, "scale"), x.shape)
-    axis = len(x.shape) - len(normalized)
-    outer, inner = prod(x.shape[1:axis]), prod(normalized)
+        return channels_last(affine(scope, _channel_norm(scope, image, eps), weight, bias, 1, "scale"), x.shape)
+    axis = len(x.shape) - len(normalized_shape)
+    outer, inner = prod(x.shape[1:axis]), prod(normalized_shape)
     if not axis:
         raise UnsupportedError("normalizes the batch")
-    made = standardised(net, x, (x.shape[0], outer, inner, 1), eps)
-    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, axis, "scale")
+    made = standardised(scope, x, (x.shape[0], outer, inner, 1), eps)
+    return affine(scope, scope.reshaped(made, x.shape, "back"), weight, bias, axis, "scale")
+
+
+@operator("rms_norm")
+def _rms_norm(
+    scope: Scope,
+    x: Operand,
+    normalized_shape: Sequence[int],
+    weight: Operand | None = None,
+    eps: float | None = None,
+) -> Value:
+    """torch's own epsilon is that of the type."""
+    x, eps = scope.activation(x), EPSILON if eps is None else eps
+    image = channels_first(scope, x) if len(normalized_shape) == 1 else None
+    if image is not None:
+        return channels_last(affine(scope, _over_root(scope, image, [1], eps), weight, None, 1, "scale"), x.shape)
+    axis = len(x.shape) - len(normalized_shape)
+    made = _over_root(scope, x, range(axis, len(x.shape)), eps)
+    return affine(scope, scope.reshaped(made, x.shape, "back"), weight, None, axis, "scale")
+
+
+def _over_root(scope: Scope, x: Value, dims: Sequence[int], eps: float) -> Value:
+    """x / sqrt(mean of squares + eps)"""
+    square = scope.power(x, power=2, part="square")
+    inverse = scope.power(reduced(scope, square, dims, True, "AVE", "mean"), power=-0.5, shift=eps, part="inverse")
+    return multiplied(scope, x, inverse)
 
 
 def _stored(
-    net: Lowering,
+    scope: Scope,
     x: Operand,
     weight: Operand | None,
     bias: Operand | None,
@@ -116,74 +168,59 @@ def _stored(
     eps: float,
 ) -> Value:
     """Normalization of channels by statistics that the checkpoint holds."""
-    x = net.activation(x)
+    x = scope.activation(x)
     if len(x.shape) not in (2, 4):  # OpenCV takes no others
         batch, channels, *rest = x.shape
-        image = net.reshaped(x, (batch, channels, 1, prod(rest)), "image")
+        image = scope.reshaped(x, (batch, channels, 1, prod(rest)), "image")
     else:
-        image = net.reshaped(x, x.shape)
+        image = scope.reshaped(x, x.shape)
     parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
-    blobs = (net.blob(mean), net.blob(variance), ONE)
-    made = net.layer("BatchNorm", [image], image.blob, parameters, blobs)
-    return replace(affine(net, made, weight, bias, 1, "scale"), view=View.of(x.shape))
+    blobs = (scope.blob(mean), scope.blob(variance), ONE)
+    made = scope.layer("BatchNorm", [image], image.blob, parameters, blobs)
+    return replace(affine(scope, made, weight, bias, 1, "scale"), view=View.of(x.shape))
 
 
-def _own(net: Lowering, x: Operand, groups: int, weight: Operand | None, bias: Operand | None, eps: float) -> Value:
+def _own(scope: Scope, x: Operand, groups: int, weight: Operand | None, bias: Operand | None, eps: float) -> Value:
     """Normalization of each group of an image's channels by its own statistics."""
-    x = net.activation(x)
+    x = scope.activation(x)
     batch, *rest = x.shape
-    made = standardised(net, x, (batch, groups, prod(rest) // groups, 1), eps)
-    return affine(net, net.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
+    made = standardised(scope, x, (batch, groups, prod(rest) // groups, 1), eps)
+    return affine(scope, scope.reshaped(made, x.shape, "back"), weight, bias, 1, "scale")
 
 
-def affine(net: Lowering, x: Value, weight: Operand | None, bias: Operand | None, axis: int, part: str = "") -> Value:
-    """Times weights, plus biases, each of which covers the axes of a blob from `axis` on, as many as it has.
-
-    The blob is turned into one in which these are the channels: a Scale over others stops OpenCV, where it tries to merge
-    it into a convolution.
-    """
-    given = next((constant for constant in (weight, bias) if isinstance(constant, Constant)), None)
-    if given is None:
-        return x
-    end = axis + len(given.shape)
-    before, count, behind = prod(x.blob[:axis]), given.count, prod(x.blob[end:])
-    made = x if (axis, end) == (1, 2) else net.reshaped(x, (before, count, 1, behind), "rows")
-    scale = kernels.filled((count,), 1) if weight is None else net.blob(weight, (count,))
-    blobs = (scale,) if bias is None else (scale, net.blob(bias, (count,)))
-    parameters = {"scale_param": {"bias_term": True} if bias is not None else {}}
-    made = net.layer("Scale", [made], made.blob, parameters, blobs, part)
-    return replace(net.reshaped(made, x.blob, "back"), view=x.view)
-
-
-def standardised(net: Lowering, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:
+def standardised(scope: Scope, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) of each channel of `x` as an image of this shape."""
-    image = net.reshaped(x, shape, "image")
-    centred = net.layer("MVN", [image], shape, CENTRE, part="centred")
+    image = scope.reshaped(x, shape, "image")
+    centred = scope.layer("MVN", [image], shape, CENTRE, part="centred")
     if prod(shape[2:]) > LONG:
-        centred = _centred(net, centred)
+        centred = _centred(scope, centred)
     elif prod(shape[2:]) > SHORT:
-        centred = net.layer("MVN", [centred], shape, CENTRE, part="exact")
-    square = net.power(centred, power=2, part="square")
-    variance = net.layer("Pooling", [square], (*shape[:2], 1, 1), AVERAGE, part="variance")
-    inverse = net.reshaped(net.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
-    return net.layer("Scale", [centred, inverse], shape, {"scale_param": {"axis": 0}})
+        centred = scope.layer("MVN", [centred], shape, CENTRE, part="exact")
+    square = scope.power(centred, power=2, part="square")
+    variance = scope.layer("Pooling", [square], (*shape[:2], 1, 1), AVERAGE, part="variance")
+    inverse = scope.reshaped(scope.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
+    return scope.layer("Scale", [centred, inverse], shape, {"scale_param": {"axis": 0}})
 
 
-def _centred(net: Lowering, x: Value) -> Value:
+def _centred(scope: Scope, x: Value) -> Value:
     """What is left of the mean after MVN, which sums in float32, is subtracted, too: an image of ones times it."""
-    mean = net.layer("Pooling", [x], (*x.blob[:2], 1, 1), AVERAGE, part="rest")
-    factor = net.reshaped(mean, x.blob[:2], "rest_factor")
-    ones = net.power(x, scale=0, shift=1, part="ones")
-    rest = net.layer("Scale", [ones, factor], x.blob, {"scale_param": {"axis": 0}}, part="rest_spread")
-    return net.eltwise("SUM", x, rest, (1.0, -1.0), "exact")
+    mean = scope.layer("Pooling", [x], (*x.blob[:2], 1, 1), AVERAGE, part="rest")
+    factor = scope.reshaped(mean, x.blob[:2], "rest_factor")
+    ones = scope.power(x, scale=0, shift=1, part="ones")
+    rest = scope.layer("Scale", [ones, factor], x.blob, {"scale_param": {"axis": 0}}, part="rest_spread")
+    return scope.eltwise("SUM", x, rest, (1.0, -1.0), "exact")
 
 
-def _channel_norm(net: Lowering, image: Value, eps: float) -> Value:
+def _channel_norm(scope: Scope, image: Value, eps: float) -> Value:
     """The same over the channels of each pixel; sums over channels are 1x1 convolutions."""
     channels = image.blob[1]
-    mean, spread = kernels.filled((1, channels), 1 / channels), kernels.filled((channels, 1), 1)
-    means = net.mixed(net.mixed(image, mean, part="mean"), spread, part="mean_spread")
-    centred = net.eltwise("SUM", image, means, (1.0, -1.0), "centred")
-    square = net.power(centred, power=2, part="square")
-    inverse = net.power(net.mixed(square, mean, part="variance"), power=-0.5, shift=eps, part="deviation")
-    return net.eltwise("PROD", centred, net.mixed(inverse, spread, part="deviation_spread"))
+    mean, repeat = kernels.filled((1, channels), 1 / channels), kernels.filled((channels, 1), 1)
+    means = scope.pointwise_convolution(
+        scope.pointwise_convolution(image, mean, part="mean"), repeat, part="mean_spread"
+    )
+    centred = scope.eltwise("SUM", image, means, (1.0, -1.0), "centred")
+    square = scope.power(centred, power=2, part="square")
+    inverse = scope.power(
+        scope.pointwise_convolution(square, mean, part="variance"), power=-0.5, shift=eps, part="deviation"
+    )
+    return scope.eltwise("PROD", centred, scope.pointwise_convolution(inverse, repeat, part="deviation_spread"))

@@ -1,0 +1,233 @@
+"""What an operator is given: a place in the net where its layers go, and what torch says of its results.
+
+A `Scope` adds layers that are called after one node, and knows nothing of that node's results. Whatever needs a shape is
+given one, so that operators can be made of each other: a helper takes a `Scope`, and an operator, too, unless it has to know
+what torch makes of its arguments. Then it takes a `Node`, which is a scope with the shapes of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..extents import Literal
+from ..tensors import FLOAT32
+from . import kernels
+from .builder import Builder
+from .graph import Blob, Layer
+from .operands import Constant, Label, Operand, UnsupportedError, Value
+from .views import Shape, View
+from .windows import ONE_PIXEL, Axis, Window
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Adds layers to a net, called after one node."""
+
+    label: Label
+    builder: Builder = field(default_factory=Builder)
+
+    # Layers
+
+    def layers(
+        self,
+        kind: str,
+        bottoms: Sequence[Value],
+        shapes: Sequence[Shape],
+        parameters: Mapping[str, Any] | None = None,
+        blobs: Sequence[Blob] = (),
+        part: str = "",
+    ) -> list[Value]:
+        """Adds a layer with a top of each of these shapes; `part` tells it from others that the same node makes."""
+        names = tuple(value.top for value in bottoms)
+        layer = Layer("", kind, names, (), parameters or {}, tuple(blobs), shapes=tuple(shapes))
+        tops = self.builder.add(self.label, part, layer)
+        return [Value(top, shape, View.of(shape)) for top, shape in zip(tops, shapes, strict=True)]
+
+    def layer(
+        self,
+        kind: str,
+        bottoms: Sequence[Value],
+        shape: Shape,
+        parameters: Mapping[str, Any] | None = None,
+        blobs: Sequence[Blob] = (),
+        part: str = "",
+    ) -> Value:
+        """Adds a layer with one top of this shape."""
+        (top,) = self.layers(kind, bottoms, [shape], parameters, blobs, part)
+        return top
+
+    def pointwise(self, kind: str, x: Operand, parameters: Mapping[str, Any] | None = None, part: str = "") -> Value:
+        """A layer that works on each element by itself, whatever the blob's shape."""
+        x = self.activation(x)
+        return replace(self.layer(kind, [x], x.blob, parameters, part=part), view=x.view)
+
+    def power(self, x: Operand, power: float = 1, scale: float = 1, shift: float = 0, part: str = "") -> Value:
+        """(shift + scale * x) ** power"""
+        if power == 2 and (scale, shift) == (1, 0):
+            x = self.activation(x)
+            return self.eltwise("PROD", x, x, part=part)
+        given = {"power": power, "scale": scale, "shift": shift}
+        defaults = {"power": 1, "scale": 1, "shift": 0}
+        changed = {name: float(value) for name, value in given.items() if value != defaults[name]}
+        return self.pointwise("Power", x, {"power_param": changed}, part)
+
+    def eltwise(self, method: str, x: Value, y: Value, coefficients: Sequence[float] = (), part: str = "") -> Value:
+        """Two values of the same shape, element by element: SUM, PROD or MAX."""
+        x, y = self.activation(x), self.activation(y)
+        if (x.view, x.blob) != (y.view, y.blob):
+            x, y = self.contiguous(x), self.contiguous(y)
+            if x.blob != y.blob:
+                y = self.reshaped(y, x.blob)
+            x = replace(x, view=View.of(x.shape))
+        parameters = {"eltwise_param": {"operation": method, **({"coeff": list(coefficients)} if coefficients else {})}}
+        return replace(self.layer("Eltwise", [x, y], x.blob, parameters, part=part), view=x.view)
+
+    def convolution(
+        self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
+    ) -> Value:
+        """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
+        window, weight = window.symmetric(weight)
+        batch, channels, *size = x.blob
+        if groups == channels == weight.shape[0] and _is_misread(window, size):
+            window, weight = window.enlarged(weight)
+        shape = (batch, weight.shape[0], *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
+        if min(shape) < 1:
+            raise UnsupportedError(f"leaves nothing of an image of {size}")
+        return self._convolution("Convolution", x, shape, weight, bias, window, groups, part)
+
+    def deconvolution(
+        self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
+    ) -> Value:
+        """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
+        if all((axis.kernel, axis.stride) == (1, 1) for axis in window.axes) and any(axis.low for axis in window.axes):
+            window, weight = window.enlarged(weight)  # OpenCV does not crop what a single pixel makes
+        batch, _, *size = x.blob
+        sizes = (axis.transposed(n) for axis, n in zip(window.axes, size, strict=True))
+        shape = (batch, weight.shape[1] * groups, *sizes)
+        return self._convolution("Deconvolution", x, shape, weight, bias, window, groups, part)
+
+    def _convolution(
+        self, kind: str, x: Value, shape: Shape, weight: Blob, bias: Blob | None, window: Window, groups: int, part: str
+    ) -> Value:
+        parameters = {
+            "num_output": shape[1],
+            **({"bias_term": False} if bias is None else {}),
+            **window.parameters(),
+            **({"group": groups} if groups > 1 else {}),
+        }
+        blobs = (weight,) if bias is None else (weight, bias)
+        return self.layer(kind, [x], shape, {"convolution_param": parameters}, blobs, part)
+
+    def pointwise_convolution(self, x: Value, weight: Blob, bias: Blob | None = None, part: str = "") -> Value:
+        """A 1x1 convolution: every pixel's channels multiplied by a matrix."""
+        outputs = weight.shape[0]
+        return self.convolution(x, replace(weight, shape=(outputs, x.blob[1], 1, 1)), bias, ONE_PIXEL, part=part)
+
+    # Operands
+
+    def activation(self, x: Operand) -> Value:
+        """An operand that depends on the input, with its padding."""
+        if not isinstance(x, Value):
+            raise UnsupportedError("takes a constant where only activations can be")
+        return self._pad(x) if any(x.padding) else x
+
+    def contiguous(self, x: Operand) -> Value:
+        """A value whose elements stand in the blob in torch's order."""
+        x = self.activation(x)
+        return x if x.view.is_contiguous else self._permute(x)
+
+    def reshaped(self, x: Operand, shape: Shape, part: str = "reshape") -> Value:
+        """A value whose blob has this shape, its elements in torch's order."""
+        x = self.contiguous(x)
+        if x.blob == shape:
+            return replace(x, view=View.of(shape), label=None)
+        known = self.builder.known
+        if (x.top, shape) in known:
+            return known[x.top, shape]
+        keeps_batch = len(shape) > 1 and shape[:1] == x.blob[:1]
+        if keeps_batch and len(shape) == 2:
+            made = self._carried_out(x, "Flatten", shape, {}, part)
+        else:
+            dims = [0, *shape[1:]] if keeps_batch else list(shape)
+            made = self._carried_out(x, "Reshape", shape, {"reshape_param": {"shape": {"dim": dims}}}, part)
+        known[x.top, shape] = made
+        return made
+
+    def image(self, x: Operand) -> Value:
+        """A value whose blob has torch's own shape, which has to have four dimensions."""
+        x = self.activation(x)
+        if len(x.shape) != 4:
+            raise UnsupportedError(f"of {len(x.shape)} dimensions: {list(x.shape)}", "batches of images have four")
+        return self.reshaped(x, x.shape)
+
+    def viewed(self, x: Operand, shape: Shape) -> Value:
+        """The same elements in another shape, as torch's `view`: no layer, unless they have to be in order for it."""
+        x = self.activation(x)
+        view = x.view.reshaped(shape)
+        if view is None:
+            x = self.contiguous(x)
+            view = View.of(shape)
+        return replace(x, view=view, label=self.label)
+
+    def blob(self, constant: Operand, shape: Shape | None = None) -> Blob:
+        """A constant as a blob, in another shape of as many elements if need be."""
+        if not isinstance(constant, Constant):
+            raise UnsupportedError("takes as a weight what depends on the input")
+        shape = constant.shape if shape is None else shape
+        if constant.tensor is not None:
+            return Blob(shape, constant.tensor.as_float32(), origin=constant.origin)
+        values = constant.value().detach().float().contiguous().numpy().astype(FLOAT32.code)
+        return Blob(shape, Literal(values.tobytes()), origin=constant.origin)
+
+    def _pad(self, x: Value) -> Value:
+        """Zeros around an image: a convolution of each channel with a single one."""
+        above, below, left, right = x.padding
+        x = self.image(replace(x, padding=(0, 0, 0, 0)))
+        channels = x.blob[1]
+        window = Window((Axis(1, low=above, high=below), Axis(1, low=left, high=right)))
+        return self.convolution(x, kernels.filled((channels, 1, 1, 1), 1), None, window, channels, "pad")
+
+    def _permute(self, x: Value) -> Value:
+        """What a view says, as a layer that `passes.dialects` puts into the words of each dialect."""
+        known = self.builder.known
+        if (x.top, x.view) not in known:
+            parameters = {"blob": x.blob, "atoms": x.view.atoms, "order": x.view.order, "shape": x.shape}
+            known[x.top, x.view] = self._carried_out(
+                x, "Rearrange", x.shape, {"rearrange_param": parameters}, "permute"
+            )
+        return known[x.top, x.view]
+
+    def _carried_out(self, x: Value, kind: str, shape: Shape, parameters: Mapping[str, Any], part: str) -> Value:
+        """A layer that carries out what a value's view says, called after the node that said so, if it is known."""
+        if x.label is None:
+            return self.layer(kind, [x], shape, parameters, part=part)
+        return Scope(x.label, self.builder).layer(kind, [x], shape, parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Node(Scope):
+    """One call of an operator.
+
+    Attributes
+    ----------
+    shapes : of its results, as torch says
+    used : which of these are used, where there are several
+    """
+
+    shapes: tuple[Shape, ...] = ()
+    used: frozenset[int] = frozenset()
+
+    @property
+    def shape(self) -> Shape:
+        """Of its first result, mostly its only one."""
+        return self.shapes[0]
+
+
+def _is_misread(window: Window, size: Sequence[int]) -> bool:
+    """Whether OpenCV reads what is not the image, where a kernel of 3x3 is for one channel each: 4.14 does so at a padding of
+    1, if the kernel is dilated or the image is one pixel high or wide."""
+    return all(axis.kernel == 3 for axis in window.axes) and any(
+        axis.low == 1 and (axis.dilation > 1 or 1 in size) for axis in window.axes
+    )

@@ -1,0 +1,160 @@
+"""Means, sums, maxima, norms and variances over dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from .. import kernels
+from ..node import Scope
+from ..operands import Operand, UnsupportedError, Value
+from ..views import View
+from ..windows import LONG
+from .arithmetic import combined
+from .registry import operator
+
+GLOBAL = {"MAX": {"pool": "MAX", "global_pooling": True}, "AVE": {"pool": "AVE", "global_pooling": True}}
+
+Dims = Sequence[int] | int | None
+"""Dimensions as torch names them: one, several, or all by None."""
+
+
+@operator("mean")
+def _mean(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    return reduced(scope, x, dim, keepdim, "AVE")
+
+
+@operator("sum")
+def _sum(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    return total(scope, scope.activation(x), dim, keepdim)
+
+
+@operator("amax")
+def _amax(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False) -> Value:
+    return reduced(scope, x, dim, keepdim, "MAX")
+
+
+@operator("linalg_vector_norm")
+def _vector_norm(
+    scope: Scope,
+    x: Operand,
+    ord: float = 2,  # noqa: A002
+    dim: Dims = None,
+    keepdim: bool = False,
+    **_: Any,
+) -> Value:
+    x = scope.activation(x)
+    if ord == 1:
+        return total(scope, scope.pointwise("AbsVal", x, part="abs"), dim, keepdim)
+    if ord != 2:
+        raise UnsupportedError(f"a norm of order {ord}")
+    squares = scope.power(x, power=2, part="square")
+    return scope.power(total(scope, squares, dim, keepdim, "sum"), power=0.5)
+
+
+@operator("norm")
+def _norm(scope: Scope, x: Operand, p: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    return _vector_norm(scope, x, 2 if p is None else p, dim, keepdim)
+
+
+def total(scope: Scope, x: Value, dim: Dims, keepdim: bool, part: str = "") -> Value:
+    """Sums over dimensions: means times the number of elements."""
+    count = prod(x.shape[axis] for axis in _axes(x, dim))
+    made = reduced(scope, x, dim, keepdim, "AVE", part="mean")
+    return scope.power(made, scale=count, part=part)
+
+
+def _axes(x: Value, dim: Dims) -> list[int]:
+    rank = len(x.shape)
+    given = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    return sorted(axis % rank for axis in given)
+
+
+def reduced(scope: Scope, x: Operand, dim: Dims, keepdim: bool, method: str, part: str = "") -> Value:
+    """Means or maxima over dimensions that follow each other: of a blob in which they are the pixels of an image.
+
+    Means over channels are products with a row of a matrix.
+    """
+    x = scope.activation(x)
+    axes = _axes(x, dim)
+    reduced = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes)
+    if axes[0] == 0 and x.shape[0] != 1:
+        raise UnsupportedError("combines the images of a batch")
+    axes = [axis for axis in axes if axis and x.shape[axis] != 1]
+    if not axes:
+        return replace(x, view=x.view.squeezed(reduced))
+    if axes != list(range(axes[0], axes[-1] + 1)):
+        between = [axis for axis in range(axes[0], axes[-1] + 1) if axis not in axes]
+        if any(x.shape[axis] != 1 for axis in between):
+            raise UnsupportedError(
+                f"reduces dimensions {axes} of {list(x.shape)}", "those that follow each other can be"
+            )
+    first, last = axes[0], axes[-1]
+    batch, before = x.shape[0], prod(x.shape[1:first])
+    inside, behind = prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
+    if len(x.shape) == 4 and axes == [2, 3]:
+        image, shape = scope.reshaped(x, x.shape), (*x.shape[:2], 1, 1)
+        made = scope.layer("Pooling", [image], shape, {"pooling_param": GLOBAL[method]}, part=part)
+    elif method == "AVE" and before == 1 and inside <= LONG:
+        rest = x.shape[2:] if len(x.shape) == 4 and axes == [1] else (1, behind)
+        image = scope.reshaped(x, (batch, inside, *rest))
+        made = scope.pointwise_convolution(image, kernels.filled((1, inside), 1 / inside), part=part)
+    else:
+        image = scope.reshaped(x, (batch, before, inside, behind))
+        made = scope.layer("Pooling", [image], (batch, before, 1, behind), whole_columns(method, inside), part=part)
+    return replace(made, view=View.of(reduced))
+
+
+def whole_columns(method: str, height: int) -> dict[str, Any]:
+    """Parameters of a Pooling that makes one pixel of each column of an image of this height."""
+    return {"pooling_param": {"pool": method, "kernel_h": height, "kernel_w": 1, "stride_h": height, "stride_w": 1}}
+
+
+def variance(scope: Scope, x: Operand, dim: Dims, correction: float, keepdim: bool, part: str = "") -> Value:
+    """The sum of squares of distances from the mean, divided by how many there are less the correction."""
+    x = scope.activation(x)
+    count = prod(x.shape[axis] for axis in _axes(x, dim))
+    share = count - correction
+    if share <= 0:
+        raise UnsupportedError(f"divides by {share}, of {count} elements less the correction")
+    centred = combined(scope, "SUM", x, reduced(scope, x, dim, True, "AVE", "mean"), (1.0, -1.0), "centred")
+    square = scope.power(centred, power=2, part="square")
+    made = reduced(scope, square, dim, keepdim, "AVE", "mean_square" if share != count else part)
+    return scope.power(made, scale=count / share, part=part) if share != count else made
+
+
+def _deviation(scope: Scope, x: Operand, dim: Dims, correction: float, keepdim: bool) -> Value:
+    return scope.power(variance(scope, x, dim, correction, keepdim, "variance"), power=0.5)
+
+
+def _with_mean(statistic: Callable[[Scope, Operand, Dims, float, bool], Value]) -> Callable[..., list[Value]]:
+    def made(scope: Scope, x: Operand, dim: Dims, correction: float, keepdim: bool) -> list[Value]:
+        return [statistic(scope, x, dim, correction, keepdim), reduced(scope, x, dim, keepdim, "AVE", "average")]
+
+    return made
+
+
+def _register(name: str, made: Callable[[Scope, Operand, Dims, float, bool], Value | list[Value]]) -> None:
+    """A statistic in the three ways that torch has to say what it is corrected by."""
+
+    @operator(name)
+    def of_all(scope: Scope, x: Operand, unbiased: bool = True) -> Value | list[Value]:
+        return made(scope, x, None, float(unbiased), False)
+
+    @operator(f"{name}.dim")
+    def over(scope: Scope, x: Operand, dim: Dims, unbiased: bool = True, keepdim: bool = False) -> Value | list[Value]:
+        return made(scope, x, dim, float(unbiased), keepdim)
+
+    @operator(f"{name}.correction")
+    def corrected(
+        scope: Scope, x: Operand, dim: Dims = None, *, correction: float | None = None, keepdim: bool = False
+    ) -> Value | list[Value]:
+        return made(scope, x, dim, 1.0 if correction is None else correction, keepdim)
+
+
+_register("var", variance)
+_register("std", _deviation)
+_register("var_mean", _with_mean(variance))
+_register("std_mean", _with_mean(_deviation))
