@@ -144,10 +144,16 @@ def calls(node: Node) -> list[tuple[str, str, str]]:
     return [(key, path, str(kind)) for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()]
 
 
-def function(node: Node) -> tuple[str, str]:
-    """An ATen operator's name and overload."""
-    packet, _, overload = str(node.target).removeprefix("aten.").partition(".")
-    return packet, overload
+def function(node: Node) -> str:
+    """What an operator is registered as: `relu`, `add.Tensor`, and those that are not ATen's `library::name`."""
+    library, _, name = str(node.target).partition(".")
+    name = name.removesuffix(".default")
+    return name if library == "aten" else f"{library}::{name}" if name else library
+
+
+def called(node: Node) -> str:
+    """An operator as messages call it, without a default overload."""
+    return str(node.target).removesuffix(".default")
 
 
 def _keys(node: Node) -> Collection[str]:
@@ -169,5 +175,6 @@ def _base(node: Node) -> tuple[str, str]:
     *_, (key, path, kind) = calls(node) or [("", "", "")]
     if _is_torchs(kind) and path:
         return path, key
-    called = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_") or function(node)[0].strip("_")
-    return (f"{path}.{called}" if path else called), node.name
+    own = (str(node.target).split(".")[1:] or [str(node.target)])[0].strip("_")
+    name = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_") or own
+    return (f"{path}.{name}" if path else name), node.name

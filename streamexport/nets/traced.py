@@ -250,12 +250,11 @@ class _Walk:
         arguments = _resolved(node.args, self.results), _resolved(node.kwargs, self.results)
         if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)) and not _is_random(node):
             return _computed(node, *arguments)
-        name, overload = ends.function(node)
-        function = self.operators.get(f"{name}.{overload}") or self.operators.get(name)
+        name = ends.function(node)
         try:
-            if function is None:
+            if name not in self.operators:
                 raise UnsupportedError("is not known here")
-            return self.lowered(node, function, *arguments)
+            return self.lowered(node, self.operators[name], *arguments)
         except UnsupportedError as refused:
             self.refuse(node, refused)
         except Error:
@@ -263,13 +262,13 @@ class _Walk:
             raise
         except Exception as error:  # nobody expected it
             self.refused.add(node.name)
-            raise FaultError.of(error, f"aten.{name} ({_place(node)})") from error
+            raise FaultError.of(error, f"{ends.called(node)} ({_place(node)})") from error
         return _placeholders(node)
 
     def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
         self.refused.add(node.name)
         self.unmade.add(node)
-        self.refusals.add(f"aten.{ends.function(node)[0]}", _place(node), refused)
+        self.refusals.add(ends.called(node), _place(node), refused)
 
     def net_of(self, node: fx.Node) -> Builder:
         """Where a node's layers go: behind what was refused into a net that nobody gets, to see what else is."""
@@ -360,7 +359,7 @@ def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:
         try:
             return node.target(*values[0], **values[1])  # type: ignore[operator]
         except Exception as error:  # whatever torch says
-            what = f"takes what torch cannot compute, {ends.function(node)[0]}: {type(error).__name__}: {reason(error)}"
+            what = f"takes what torch cannot compute, {ends.called(node)}: {type(error).__name__}: {reason(error)}"
             raise UnsupportedError(what) from error
 
     if isinstance(node.meta["val"], (list, tuple)):

@@ -138,7 +138,7 @@ def _relu6(scope: Scope, x: Operand) -> Value:
     return clipped(scope, x, 0, 6)
 
 
-@operator("clamp", "clip")
+@operator("clamp", "clamp.Tensor", "clip", "clip.Tensor")
 def _clamp(scope: Scope, x: Operand, min: Any = None, max: Any = None) -> Value:  # noqa: A002
     low, high = (limit.number() if isinstance(limit, Constant) and limit.count == 1 else limit for limit in (min, max))
     if isinstance(low, (Value, Constant)) or isinstance(high, (Value, Constant)):
@@ -146,12 +146,12 @@ def _clamp(scope: Scope, x: Operand, min: Any = None, max: Any = None) -> Value:
     return clipped(scope, x, low, high)
 
 
-@operator("clamp_min")
+@operator("clamp_min", "clamp_min.Tensor")
 def _clamp_min(scope: Scope, x: Operand, min: Any) -> Value:  # noqa: A002
     return _clamp(scope, x, min, None)
 
 
-@operator("clamp_max")
+@operator("clamp_max", "clamp_max.Tensor")
 def _clamp_max(scope: Scope, x: Operand, max: Any) -> Value:  # noqa: A002
     return _clamp(scope, x, None, max)
 
@@ -186,7 +186,7 @@ def _hardswish(scope: Scope, x: Operand) -> Value:
     return scope.eltwise("PROD", x, scope.power(inside, scale=1 / 6, part="gate"))
 
 
-@operator("softmax", "_softmax")
+@operator("softmax.int", "_softmax")
 def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     x = scope.activation(x)
     return scope.layer(
@@ -194,7 +194,7 @@ def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     )
 
 
-@operator("log_softmax", "_log_softmax")
+@operator("log_softmax.int", "_log_softmax")
 def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     """z - log(sum of e^z) with z = x - max(x): a softmax's logarithm would be lost where it is too small for a float."""
     x = scope.activation(x)

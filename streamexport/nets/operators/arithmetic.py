@@ -19,7 +19,7 @@ from .registry import operator
 from .shapes import broadcast
 
 
-@operator("add")
+@operator("add.Tensor", "add.Scalar")
 def _add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
     x, other = _numbers(x, other)
     if isinstance(x, Value) and isinstance(other, Value):
@@ -32,17 +32,17 @@ def _add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
     return scope.power(x, shift=alpha * _number(other))
 
 
-@operator("sub")
+@operator("sub.Tensor", "sub.Scalar")
 def _sub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
     return _add(scope, x, other, -alpha)
 
 
-@operator("rsub")
+@operator("rsub.Tensor", "rsub.Scalar")
 def _rsub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
     return _add(scope, other, x, -alpha)
 
 
-@operator("mul")
+@operator("mul.Tensor", "mul.Scalar")
 def multiplied(scope: Scope, x: Operand, other: Operand) -> Value:
     x, other = _numbers(x, other)
     if not isinstance(x, Value):
@@ -55,7 +55,7 @@ def multiplied(scope: Scope, x: Operand, other: Operand) -> Value:
     return scope.power(x, scale=_number(other))
 
 
-@operator("div", "true_divide")
+@operator("div.Tensor", "div.Scalar", "div.Tensor_mode", "div.Scalar_mode", "true_divide.Tensor", "true_divide.Scalar")
 def _div(scope: Scope, x: Operand, other: Operand, rounding_mode: str | None = None) -> Value:
     if rounding_mode is not None:
         raise UnsupportedError(f"rounds quotients ({rounding_mode})")
@@ -85,7 +85,7 @@ def _abs(scope: Scope, x: Operand) -> Value:
     return scope.pointwise("AbsVal", x)
 
 
-@operator("pow")
+@operator("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
 def _pow(scope: Scope, x: Operand, exponent: Operand) -> Value:
     x, exponent = _numbers(x, exponent)
     if not isinstance(x, Value) or isinstance(exponent, (Value, Constant)):

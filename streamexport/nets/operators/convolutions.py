@@ -15,7 +15,7 @@ from ..windows import Axis, Window, pair
 from .registry import operator
 
 
-@operator("conv2d", "conv1d")
+@operator("conv2d", "conv2d.padding", "conv1d", "conv1d.padding")
 def _conv(
     scope: Scope,
     x: Operand,
@@ -39,7 +39,7 @@ def _conv(
     return _of_rank(scope.convolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), rank)
 
 
-@operator("conv_transpose2d", "conv_transpose1d")
+@operator("conv_transpose2d.input", "conv_transpose1d")
 def _conv_transpose(
     scope: Scope,
     x: Operand,

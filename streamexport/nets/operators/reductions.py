@@ -21,18 +21,18 @@ Dims = Sequence[int] | int | None
 """Dimensions as torch names them: one, several, or all by None."""
 
 
-@operator("mean")
+@operator("mean", "mean.dim")
 def _mean(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
     return reduced(scope, x, dim, keepdim, "AVE")
 
 
-@operator("sum")
+@operator("sum", "sum.dim_IntList")
 def _sum(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
     return total(scope, scope.activation(x), dim, keepdim)
 
 
 @operator("amax")
-def _amax(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False) -> Value:
+def _amax(scope: Scope, x: Operand, dim: Dims = (), keepdim: bool = False) -> Value:
     return reduced(scope, x, dim, keepdim, "MAX")
 
 
@@ -54,7 +54,7 @@ def _vector_norm(
     return scope.power(total(scope, squares, dim, keepdim, "sum"), power=0.5)
 
 
-@operator("norm")
+@operator("norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim_dtype")
 def _norm(scope: Scope, x: Operand, p: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
     return _vector_norm(scope, x, 2 if p is None else p, dim, keepdim)
 
@@ -68,7 +68,7 @@ def total(scope: Scope, x: Value, dim: Dims, keepdim: bool, part: str = "") -> V
 
 def _axes(x: Value, dim: Dims) -> list[int]:
     rank = len(x.shape)
-    given = range(rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    given = range(rank) if dim is None or dim in ([], ()) else [dim] if isinstance(dim, int) else dim
     return sorted(axis % rank for axis in given)
 
 

@@ -18,7 +18,10 @@ from .registry import operator
 
 @operator(
     "_to_copy",
-    "to",
+    "to.dtype",
+    "to.device",
+    "to.dtype_layout",
+    "to.other",
     "clone",
     "alias",
     "contiguous",
@@ -42,7 +45,18 @@ def _native_dropout(scope: Scope, x: Operand, p: float, train: bool | None) -> l
     return [_dropout(scope, x, p, train is not False), None]
 
 
-@operator("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy")
+@operator(
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "flatten.using_ints",
+    "unflatten.int",
+    "squeeze",
+    "squeeze.dim",
+    "squeeze.dims",
+    "unsqueeze",
+    "view_copy",
+)
 def _view(node: Node, x: Operand, *_: Any, **__: Any) -> Value:
     return node.viewed(x, node.shape)
 
@@ -54,7 +68,7 @@ def _permute(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
     return replace(x, view=x.view.permuted(order), label=scope.label)
 
 
-@operator("transpose")
+@operator("transpose.int")
 def _transpose(scope: Scope, x: Operand, dim0: int, dim1: int) -> Value:
     x = scope.activation(x)
     rank = len(x.shape)
@@ -132,7 +146,16 @@ def _concatenated(scope: Scope, values: Sequence[Value], axis: int) -> Value:
     return scope.layer("Concat", values, shape, {"concat_param": {"axis": axis}})
 
 
-@operator("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split")
+@operator(
+    "split.Tensor",
+    "split.sizes",
+    "split_with_sizes",
+    "chunk",
+    "unsafe_split.Tensor",
+    "unsafe_chunk",
+    "tensor_split.sections",
+    "tensor_split.indices",
+)
 def _split(node: Node, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     """The sizes of the parts are what torch made of the arguments."""
     x = node.activation(x)
@@ -162,7 +185,7 @@ def _cut(scope: Scope, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]
     return scope.layers("Slice", [scope.reshaped(x, x.shape)], shapes, parameters)
 
 
-@operator("unbind")
+@operator("unbind.int")
 def _unbind(node: Node, x: Operand, dim: int = 0) -> list[Value | None]:
     x = node.activation(x)
     axis = dim % len(x.shape)
@@ -172,7 +195,7 @@ def _unbind(node: Node, x: Operand, dim: int = 0) -> list[Value | None]:
     ]
 
 
-@operator("slice")
+@operator("slice.Tensor")
 def _slice(
     scope: Scope, x: Operand, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
@@ -182,7 +205,7 @@ def _slice(
     return _sliced(scope, x, axis, first, last, step)
 
 
-@operator("select")
+@operator("select.int")
 def _select(scope: Scope, x: Operand, dim: int, index: int) -> Value:
     x = scope.activation(x)
     axis = dim % len(x.shape)
