@@ -16,25 +16,50 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .checking.parity import Difference, Parity, parity
-    from .checking.verify import Report, verify
-    from .conversion.convert import convert
-    from .conversion.options import Options
-    from .conversion.plan import Plan, plan
-    from .counting.costs import Cost, costs
-    from .errors import Error
-    from .evaluation.evaluate import Accuracy, Classifier, Guess, Prediction, classify, evaluate
-    from .evaluation.images import ImageSet, Transform, open_images
-    from .extents import Extent, Layout, Literal, Piece, Source
-    from .files import File, publish
-    from .nets.graph import Blob, Call, Layer, Net
-    from .readers import Weights, open_model, open_weights
-    from .running.forward import forward, forward_layers
-    from .tensors import DType, Tensor
-    from .transfer import stream
-    from .writers.caffemodel import layout
+    from .checking.parity import Difference as Difference
+    from .checking.parity import Parity as Parity
+    from .checking.parity import parity as parity
+    from .checking.verify import Report as Report
+    from .checking.verify import verify as verify
+    from .conversion.convert import convert as convert
+    from .conversion.options import Options as Options
+    from .conversion.plan import Plan as Plan
+    from .conversion.plan import plan as plan
+    from .counting.costs import Cost as Cost
+    from .counting.costs import costs as costs
+    from .errors import Error as Error
+    from .evaluation.evaluate import Accuracy as Accuracy
+    from .evaluation.evaluate import Classifier as Classifier
+    from .evaluation.evaluate import Guess as Guess
+    from .evaluation.evaluate import Prediction as Prediction
+    from .evaluation.evaluate import classify as classify
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.images import ImageSet as ImageSet
+    from .evaluation.images import Transform as Transform
+    from .evaluation.images import open_images as open_images
+    from .extents import Extent as Extent
+    from .extents import Layout as Layout
+    from .extents import Literal as Literal
+    from .extents import Piece as Piece
+    from .extents import Source as Source
+    from .files import File as File
+    from .files import publish as publish
+    from .nets.graph import Blob as Blob
+    from .nets.graph import Call as Call
+    from .nets.graph import Layer as Layer
+    from .nets.graph import Net as Net
+    from .readers import Weights as Weights
+    from .readers import open_model as open_model
+    from .readers import open_weights as open_weights
+    from .running.forward import forward as forward
+    from .running.forward import forward_layers as forward_layers
+    from .tensors import DType as DType
+    from .tensors import Tensor as Tensor
+    from .transfer import stream as stream
+    from .writers.caffemodel import layout as layout
 
-# Where each name is: a program that converts shall not load what shows images. No module here may be called like one.
+# The same for when a program runs, by module: one that converts shall not load what shows images. No module here may be
+# called like a name.
 _PLACES = {
     "checking.parity": "Difference Parity parity",
     "checking.verify": "Report verify",
@@ -56,49 +81,7 @@ _PLACES = {
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
 
-__all__ = [
-    "Accuracy",
-    "Blob",
-    "Call",
-    "Classifier",
-    "Cost",
-    "DType",
-    "Difference",
-    "Error",
-    "Extent",
-    "File",
-    "Guess",
-    "ImageSet",
-    "Layer",
-    "Layout",
-    "Literal",
-    "Net",
-    "Options",
-    "Parity",
-    "Piece",
-    "Plan",
-    "Prediction",
-    "Report",
-    "Source",
-    "Tensor",
-    "Transform",
-    "Weights",
-    "classify",
-    "convert",
-    "costs",
-    "evaluate",
-    "forward",
-    "forward_layers",
-    "layout",
-    "open_images",
-    "open_model",
-    "open_weights",
-    "parity",
-    "plan",
-    "publish",
-    "stream",
-    "verify",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

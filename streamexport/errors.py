@@ -3,7 +3,7 @@
     Error                     base of all; `str()` is one line: where, what, what to do
     ├── FormatError           a file is not what its format allows          (ValueError)
     │   ├── TruncatedError    it ends where its own tables say it goes on
-    │   └── UnsafePickleError a pickle names something outside the allow-list
+    │   └── UnsafePickleError a pickle calls what no name stands for
     ├── TensorError           one tensor cannot be used as it stands        (ValueError)
     ├── NetError              tensors, net and options do not fit together  (ValueError)
     ├── LimitError            a size or a value exceeds what can be written (OverflowError)
@@ -79,7 +79,7 @@ def reason(error: BaseException) -> str:
 
 
 class FormatError(Error, ValueError):
-    pass
+    """A file's bytes are not what its format allows, or the format is none that is read."""
 
 
 @contextmanager
@@ -98,51 +98,51 @@ def judging(file: str) -> Iterator[None]:
 
 
 class TruncatedError(FormatError):
-    pass
+    """A file ends before the bytes that its own tables say it has."""
 
 
 class UnsafePickleError(FormatError):
-    pass
+    """A pickle calls something that is no name, so that nothing says what it would make."""
 
 
 class TensorError(Error, ValueError):
-    pass
+    """A tensor that is needed reaches outside its storage, or has elements that no blob can hold."""
 
 
 class NetError(Error, ValueError):
-    pass
+    """Tensors, a net, its description and options do not fit together, or Caffe has no layers for what a net computes."""
 
 
 class LimitError(Error, OverflowError):
-    pass
+    """A number or a file is larger than what it is to be written as can hold."""
 
 
 class SourceError(Error, OSError):
-    pass
+    """An input cannot be opened or read, or is a file that nobody named."""
 
 
 class SourceChangedError(SourceError):
-    pass
+    """An input is no longer what it was when its headers were read."""
 
 
 class OutputError(Error, OSError):
-    pass
+    """An output cannot be written, has no usable name, or is one of the inputs."""
 
 
 class VerifyError(Error, ValueError):
-    pass
+    """A model's blobs are not what its checkpoint makes, or what it computes is not what torch computes."""
 
 
 class EngineError(Error, RuntimeError):
-    pass
+    """There is no engine of that name, or it ended without an answer."""
 
 
 class AbsentError(EngineError):
-    pass
+    """An engine is not installed, or does not read files of this kind."""
 
 
 class MissingError(Error, ImportError):
-    pass
+    """A package that this needs, and others do not, is not installed."""
 
 
 PACKAGES = {
@@ -175,7 +175,7 @@ def need(package: str) -> None:
 
 
 class FaultError(Error, RuntimeError):
-    """`what` goes on with whose fault it is, and how to report it."""
+    """Something in streamexport itself went wrong: `what` goes on with whose fault it is, and how to report it."""
 
     def __init__(self, what: str, *, tensor: str | None = None) -> None:
         advice = f"this is a fault of streamexport's: please report it, with what {DEBUG}=1 shows"

@@ -385,11 +385,6 @@ def test_version():
     assert run_cli("--version").stdout == f"streamexport {streamexport.__version__}\n"
 
 
-def test_the_list_of_exported_names_is_that_of_their_places():
-    assert streamexport.__all__ == sorted(streamexport._MODULES)
-    assert all(hasattr(streamexport, name) for name in streamexport.__all__)
-
-
 def refusals(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "noise").write_bytes(b"noise" * 100)
