@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import caffe_judge
 import numpy as np
@@ -17,6 +20,7 @@ import traced_modules
 from conftest import ROOT, assert_refused, run_cli
 from test_consumers import opencv_logits
 from test_extents import rendered
+from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 from traced_modules import MODULES
 
@@ -24,11 +28,30 @@ import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe import caffe_pb2
 from streamexport.checking.parity import parity
+from streamexport.nets import traced
 from streamexport.nets.torch_resnet import module
 from streamexport.readers import open_weights
 
 FILE = ROOT / "tests" / "traced_modules.py"
 TOLERANCE = 1e-5  # of the largest number
+
+
+@contextmanager
+def traced_once(name: str) -> Iterator[None]:
+    """A module's graph is the same whatever the options: torch is asked for it once, which is most of a conversion."""
+    export = traced.export
+
+    def remembered(made: torch.nn.Module, *arguments: Any) -> ExportedProgram:
+        key = name, *(value.device.type for value in made.parameters())
+        if key not in PROGRAMS:
+            PROGRAMS[key] = export(made, *arguments)
+        return PROGRAMS[key]
+
+    with patch.object(traced, "export", remembered):
+        yield
+
+
+PROGRAMS: dict[tuple[str, ...], ExportedProgram] = {}
 
 
 class Converted:
@@ -48,7 +71,8 @@ class Converted:
         self.options = Options(
             net=f"{FILE}:build", net_args=json.dumps({"name": name}), input_shape=self.shape, **options
         )
-        self.plan = streamexport.convert([checkpoint], self.model, self.options)
+        with traced_once(name):
+            self.plan = streamexport.convert([checkpoint], self.model, self.options)
         self.outputs = self.plan.net.outputs
         assert len(self.outputs) == len(self.expected)
         np.savez(directory / "inputs.npz", data=self.image)
