@@ -218,10 +218,9 @@ def engine(name: str, directory: Path, x: Array) -> Array:
 
 
 def outputs(text: Path) -> tuple[str, ...]:
-    from streamexport.caffe import semantics
     from streamexport.caffe.prototxt import read_prototxt
 
-    return semantics.outputs(read_prototxt(text))
+    return read_prototxt(text).ends
 
 
 SHARED = "/dev/shm" if os.path.isdir("/dev/shm") else None

@@ -182,12 +182,11 @@ def compare(engine: str, prototxt: str, model: str, truth: Path) -> Result:
     import numpy as np
 
     from streamexport.caffe.prototxt import read_prototxt
-    from streamexport.caffe.semantics import outputs
     from streamexport.running.engines import open_engine
 
     known = np.load(truth)
     named = re.search("^# outputs, in torch's order: (.*)$", Path(prototxt).read_text(), re.M)
-    blobs = named[1].split(", ") if named else list(outputs(read_prototxt(prototxt)))
+    blobs = named[1].split(", ") if named else list(read_prototxt(prototxt).ends)
     with open_engine(engine, prototxt, [model], blobs) as compute:
         found = compute(known["x"])
     single, double = 0.0, 0.0

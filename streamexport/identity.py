@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from .caffe.codec import encode
 from .errors import NetError
 from .nets.graph import Net
 from .sources import Path, open_source
@@ -32,7 +33,7 @@ RECORD = b"# record: "
 def of(net: Net) -> dict[str, str]:
     """The digests of a net and of its weights."""
     layers = [
-        (layer.name, layer.type, layer.bottoms, layer.tops, layer.parameters, [blob.shape for blob in layer.blobs])
+        (encode(layer).SerializeToString(deterministic=True), [blob.shape for blob in layer.blobs])
         for layer in net.layers
     ]
     return {"net": _digest(repr((layers, str(net.preprocessing))).encode()), "weights": _digest(_sampled(net))}

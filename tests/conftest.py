@@ -8,11 +8,9 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
-import forked
 import pytest
 
 from streamexport.running.engines import CAFFE_PYTHON
@@ -43,17 +41,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def run_cli(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own; output as text. With other options than `cwd` that process starts from nothing."""
-    words = [*map(str, arguments)]
-    if _needs_torch(words) and options.keys() <= {"cwd"}:
-        return forked.run(words, **options)  # type: ignore[arg-type]
-    command = [sys.executable, "-m", "streamexport", *words]
+    """The command in a process of its own; output as text."""
+    command = [sys.executable, "-m", "streamexport", *map(str, arguments)]
     return subprocess.run(command, **{"capture_output": True, "text": True, **options})  # type: ignore[call-overload]
-
-
-def _needs_torch(words: Sequence[str]) -> bool:
-    nets = [net for option, net in pairwise(words) if option == "--net"]
-    return words[0] == "eval" or "--forward" in words or any(":" in net for net in nets)
 
 
 def assert_refused(*arguments: object, **options: object) -> str:

@@ -10,7 +10,7 @@ dimension fits there then, and nothing but the numbers tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from streamexport.extents import Literal
+from streamexport.net import operations as ops
+from streamexport.net.operations import Input, Operation
+from streamexport.net.windows import Axis, Window
 from streamexport.nets.graph import Blob, Layer
 
 Shape = tuple[int, ...]
@@ -59,26 +62,24 @@ class Bench:
         name = "x".join(["plus" if self.is_positive else "data", *map(str, shape)])
         if name not in self.inputs:
             self.inputs[name] = Held(name, self.random(shape))
-            dims = {"input_param": {"shape": [{"dim": list(shape)}]}}
-            self.layers.append(Layer(name, "Input", (), (name,), dims, shapes=(shape,) if self.knows_shapes else ()))
+            self.layers.append(Layer(name, Input((shape,)), (), (name,), shapes=(shape,) if self.knows_shapes else ()))
         return self.inputs[name]
 
     def layer(
         self,
-        kind: str,
+        operation: Operation,
         bottoms: Sequence[Held],
         values: Tensor | Sequence[Tensor],
-        parameters: Mapping[str, Any] | None = None,
         blobs: Sequence[Tensor] = (),
     ) -> Held:
         """Adds a layer that makes these values; what comes back is the first."""
         many = [values] if isinstance(values, Tensor) else list(values)
-        name = f"{kind.lower()}_{len(self.layers)}"
+        name = f"{operation.type.lower()}_{len(self.layers)}"
         tops = tuple(name if len(many) == 1 else f"{name}.{index}" for index in range(len(many)))
         shapes = tuple(tuple(value.shape) for value in many) if self.knows_shapes else ()
         held = tuple(Blob(tuple(blob.shape), Literal(blob.float().numpy().tobytes())) for blob in blobs)
         names = tuple(bottom.top for bottom in bottoms)
-        self.layers.append(Layer(name, kind, names, tops, parameters or {}, held, shapes=shapes))
+        self.layers.append(Layer(name, operation, names, tops, held, shapes=shapes))
         return Held(tops[0], many[0])
 
     def random(self, shape: Shape, seed: int = 0) -> Tensor:
@@ -90,7 +91,7 @@ class Bench:
     def other(self, shape: Shape) -> Held:
         """A second operand: the top of a layer that nobody else takes."""
         x = self.input(shape)
-        return self.layer("TanH", [x], x.value.tanh())
+        return self.layer(ops.TanH(), [x], x.value.tanh())
 
 
 Make = Callable[[Bench, Held], Held]
@@ -140,44 +141,43 @@ def way(kind: str, fits: Callable[[Shape], bool], label: str = "", is_positive: 
 
 
 def pointwise(
-    kind: str, function: Callable[[Tensor], Tensor], label: str = "", is_positive: bool = False, **parameters: Any
+    operation: Operation, function: Callable[[Tensor], Tensor], label: str = "", is_positive: bool = False
 ) -> None:
     """A way that works on each element by itself."""
 
-    @way(kind, any_rank, label, is_positive)
+    @way(operation.type, any_rank, label, is_positive)
     def make(net: Bench, x: Held) -> Held:
-        given = {f"{kind.lower()}_param": parameters} if parameters else {}
-        return net.layer(kind, [x], function(x.value), given)
+        return net.layer(operation, [x], function(x.value))
 
 
-pointwise("AbsVal", torch.abs)
-pointwise("BNLL", F.softplus)
-pointwise("Clip", lambda x: x.clamp(0, 6), "0..6", min=0.0, max=6.0)
-pointwise("Clip", lambda x: x.clamp(0, 1), "0..1", min=0.0, max=1.0)
-pointwise("Clip", lambda x: x.clamp(-0.5, 0.75), "-0.5..0.75", min=-0.5, max=0.75)
-pointwise("ELU", lambda x: F.elu(x, 0.75), alpha=0.75)
-pointwise("Exp", torch.exp)
-pointwise("Log", torch.log, is_positive=True)
-pointwise("ReLU", F.relu)
-pointwise("ReLU", lambda x: F.leaky_relu(x, 0.125), "leaky", negative_slope=0.125)
-pointwise("ReLU6", F.relu6)
-pointwise("Sigmoid", torch.sigmoid)
-pointwise("TanH", torch.tanh)
-pointwise("Power", lambda x: 2 * x + 0.5, "2x + 0.5", scale=2.0, shift=0.5)
-pointwise("Power", lambda x: 3 * x, "3x", scale=3.0)
-pointwise("Power", lambda x: x - 0.25, "x - 0.25", shift=-0.25)
-pointwise("Power", lambda x: 0 * x + 0.75, "0x + 0.75", scale=0.0, shift=0.75)
-pointwise("Power", lambda x: x**3, "x^3", power=3.0)
-pointwise("Power", lambda x: (0.5 * x + 1) ** 2, "(0.5x + 1)^2", power=2.0, scale=0.5, shift=1.0)
-pointwise("Power", lambda x: x**-0.5, "x^-0.5", True, power=-0.5)
-pointwise("Power", lambda x: (x + 0.125) ** -0.5, "(x + 0.125)^-0.5", True, power=-0.5, shift=0.125)
-pointwise("Power", lambda x: (2 * x) ** 0.5, "(2x)^0.5", True, power=0.5, scale=2.0)
+pointwise(ops.AbsVal(), torch.abs)
+pointwise(ops.BNLL(), F.softplus)
+pointwise(ops.Clip(0.0, 6.0), lambda x: x.clamp(0, 6), "0..6")
+pointwise(ops.Clip(0.0, 1.0), lambda x: x.clamp(0, 1), "0..1")
+pointwise(ops.Clip(-0.5, 0.75), lambda x: x.clamp(-0.5, 0.75), "-0.5..0.75")
+pointwise(ops.ELU(0.75), lambda x: F.elu(x, 0.75))
+pointwise(ops.Exp(), torch.exp)
+pointwise(ops.Log(), torch.log, is_positive=True)
+pointwise(ops.ReLU(), F.relu)
+pointwise(ops.ReLU(0.125), lambda x: F.leaky_relu(x, 0.125), "leaky")
+pointwise(ops.ReLU6(), F.relu6)
+pointwise(ops.Sigmoid(), torch.sigmoid)
+pointwise(ops.TanH(), torch.tanh)
+pointwise(ops.Power(scale=2.0, shift=0.5), lambda x: 2 * x + 0.5, "2x + 0.5")
+pointwise(ops.Power(scale=3.0), lambda x: 3 * x, "3x")
+pointwise(ops.Power(shift=-0.25), lambda x: x - 0.25, "x - 0.25")
+pointwise(ops.Power(scale=0.0, shift=0.75), lambda x: 0 * x + 0.75, "0x + 0.75")
+pointwise(ops.Power(3.0), lambda x: x**3, "x^3")
+pointwise(ops.Power(2.0, 0.5, 1.0), lambda x: (0.5 * x + 1) ** 2, "(0.5x + 1)^2")
+pointwise(ops.Power(-0.5), lambda x: x**-0.5, "x^-0.5", True)
+pointwise(ops.Power(-0.5, shift=0.125), lambda x: (x + 0.125) ** -0.5, "(x + 0.125)^-0.5", True)
+pointwise(ops.Power(0.5, 2.0), lambda x: (2 * x) ** 0.5, "(2x)^0.5", True)
 
 
 @way("PReLU", any_rank)
 def _prelu(net: Bench, x: Held) -> Held:
     slopes = net.random((x.shape[1],))
-    return net.layer("PReLU", [x], F.prelu(x.value, slopes), blobs=[slopes])
+    return net.layer(ops.PReLU(), [x], F.prelu(x.value, slopes), [slopes])
 
 
 @way("BatchNorm", lambda shape: len(shape) in (2, 4))
@@ -185,8 +185,7 @@ def _batch_norm(net: Bench, x: Held) -> Held:
     channels = (x.shape[1],)
     mean, variance = -net.random(channels), net.random(channels, seed=1).abs() + 0.5
     made = F.batch_norm(x.value, mean, variance, eps=1e-3)
-    given = {"batch_norm_param": {"use_global_stats": True, "eps": 1e-3}}
-    return net.layer("BatchNorm", [x], made, given, [mean, variance, torch.ones(1)])
+    return net.layer(ops.BatchNorm(1e-3), [x], made, [mean, variance, torch.ones(1)])
 
 
 def scale(has_bias: bool) -> Make:
@@ -194,13 +193,7 @@ def scale(has_bias: bool) -> Make:
         shape = (x.shape[1], *[1] * (len(x.shape) - 2))
         blobs = [net.random(shape, seed=5)] + ([net.random(shape, seed=6)] if has_bias else [])
         made = x.value * blobs[0] + (blobs[1] if has_bias else 0)
-        return net.layer(
-            "Scale",
-            [x],
-            made,
-            {"scale_param": {"bias_term": True} if has_bias else {}},
-            [blob.reshape(-1) for blob in blobs],
-        )
+        return net.layer(ops.Scale(has_bias=has_bias), [x], made, [blob.reshape(-1) for blob in blobs])
 
     return make
 
@@ -213,32 +206,36 @@ way("Scale", any_rank)(scale(False))
 def _scale_by(net: Bench, x: Held) -> Held:
     factor = net.other(x.shape[:2])
     made = x.value * factor.value.reshape(*x.shape[:2], *[1] * (len(x.shape) - 2))
-    return net.layer("Scale", [x, factor], made, {"scale_param": {"axis": 0}})
+    return net.layer(ops.Scale(0), [x, factor], made)
 
 
 @way("Scale", lambda shape: len(shape) == 2, "that multiplies another")
 def _scale_of(net: Bench, x: Held) -> Held:
     whole = net.other((*x.shape, 4, 3))
-    return net.layer("Scale", [whole, x], whole.value * x.value[..., None, None], {"scale_param": {"axis": 0}})
+    return net.layer(ops.Scale(0), [whole, x], whole.value * x.value[..., None, None])
 
 
-def convolution(kind: str, kernel: int, groups: int, has_bias: bool, channels: int = 4, **options: int) -> Make:
-    function = F.conv2d if kind == "Convolution" else F.conv_transpose2d
+def convolution(
+    kind: type[ops.Convolution | ops.Deconvolution],
+    kernel: int,
+    groups: int,
+    has_bias: bool,
+    channels: int = 4,
+    **options: int,
+) -> Make:
+    function = F.conv2d if kind is ops.Convolution else F.conv_transpose2d
 
     def make(net: Bench, x: Held) -> Held:
         inputs, parts = x.shape[1], groups or x.shape[1]
         outputs = channels if groups else inputs
-        first, second = (outputs, inputs) if kind == "Convolution" else (inputs, outputs)
+        first, second = (outputs, inputs) if kind is ops.Convolution else (inputs, outputs)
         weight = net.random((first, second // parts, kernel, kernel)) / (inputs // parts * kernel)
         bias = net.random((outputs,)) if has_bias else None
-        given = {"num_output": outputs, "kernel_size": [kernel], "bias_term": has_bias}
-        for name, value in options.items():
-            given[{"padding": "pad"}.get(name, name)] = [value]
-        if parts != 1:
-            given["group"] = parts
+        stride, padding, dilation = (options.get(n, d) for n, d in (("stride", 1), ("padding", 0), ("dilation", 1)))
+        window = Window((Axis(kernel, stride, padding, padding, dilation),) * 2)
         blobs = [weight] if bias is None else [weight, bias]
         made = function(x.value, weight, bias, groups=parts, **options)
-        return net.layer(kind, [x], made, {"convolution_param": given}, blobs)
+        return net.layer(kind(outputs, window, parts, has_bias), [x], made, blobs)
 
     return make
 
@@ -247,20 +244,20 @@ def halves(shape: Shape) -> bool:
     return image(shape) and even(shape)
 
 
-way("Convolution", image, "1x1")(convolution("Convolution", 1, 1, False))
-way("Convolution", image, "3x3 with bias")(convolution("Convolution", 3, 1, True, padding=1))
-way("Convolution", image, "to one channel")(convolution("Convolution", 1, 1, True, channels=1))
-way("Convolution", image, "to six, dilated")(convolution("Convolution", 3, 1, False, 6, padding=2, dilation=2))
-way("Convolution", halves, "of two groups")(convolution("Convolution", 3, 2, True, padding=1, stride=2))
-way("Convolution", halves, "of two groups, 1x1")(convolution("Convolution", 1, 2, False))
-way("Convolution", large, "depthwise")(convolution("Convolution", 3, 0, False, padding=1))
-way("Convolution", large, "depthwise with bias")(convolution("Convolution", 3, 0, True, padding=1))
-way("Deconvolution", image, "4x4")(convolution("Deconvolution", 4, 1, False, stride=2, padding=1))
-way("Deconvolution", image, "2x2 with bias")(convolution("Deconvolution", 2, 1, True, 6, stride=2))
-way("Deconvolution", halves, "of two groups")(convolution("Deconvolution", 4, 2, False, stride=2, padding=1))
-way("Deconvolution", halves, "of two groups with bias")(convolution("Deconvolution", 3, 2, True, padding=1))
-way("Deconvolution", image, "depthwise")(convolution("Deconvolution", 2, 0, False, stride=2))
-way("Deconvolution", image, "depthwise with bias")(convolution("Deconvolution", 2, 0, True, stride=2))
+way("Convolution", image, "1x1")(convolution(ops.Convolution, 1, 1, False))
+way("Convolution", image, "3x3 with bias")(convolution(ops.Convolution, 3, 1, True, padding=1))
+way("Convolution", image, "to one channel")(convolution(ops.Convolution, 1, 1, True, channels=1))
+way("Convolution", image, "to six, dilated")(convolution(ops.Convolution, 3, 1, False, 6, padding=2, dilation=2))
+way("Convolution", halves, "of two groups")(convolution(ops.Convolution, 3, 2, True, padding=1, stride=2))
+way("Convolution", halves, "of two groups, 1x1")(convolution(ops.Convolution, 1, 2, False))
+way("Convolution", large, "depthwise")(convolution(ops.Convolution, 3, 0, False, padding=1))
+way("Convolution", large, "depthwise with bias")(convolution(ops.Convolution, 3, 0, True, padding=1))
+way("Deconvolution", image, "4x4")(convolution(ops.Deconvolution, 4, 1, False, stride=2, padding=1))
+way("Deconvolution", image, "2x2 with bias")(convolution(ops.Deconvolution, 2, 1, True, 6, stride=2))
+way("Deconvolution", halves, "of two groups")(convolution(ops.Deconvolution, 4, 2, False, stride=2, padding=1))
+way("Deconvolution", halves, "of two groups with bias")(convolution(ops.Deconvolution, 3, 2, True, padding=1))
+way("Deconvolution", image, "depthwise")(convolution(ops.Deconvolution, 2, 0, False, stride=2))
+way("Deconvolution", image, "depthwise with bias")(convolution(ops.Deconvolution, 2, 0, True, stride=2))
 
 
 def inner_product(outputs: int, has_bias: bool, axis: int) -> Make:
@@ -268,9 +265,8 @@ def inner_product(outputs: int, has_bias: bool, axis: int) -> Make:
         rows = x.value.flatten(axis)
         weight = net.random((outputs, rows.shape[-1])) / 2
         bias = net.random((outputs,)) if has_bias else None
-        given = {"num_output": outputs, "axis": axis, "bias_term": has_bias}
         blobs = [weight] if bias is None else [weight, bias]
-        return net.layer("InnerProduct", [x], F.linear(rows, weight, bias), {"inner_product_param": given}, blobs)
+        return net.layer(ops.InnerProduct(outputs, has_bias, axis), [x], F.linear(rows, weight, bias), blobs)
 
     return make
 
@@ -283,35 +279,39 @@ for rank, axis in ((3, 2), (4, 3)):
     way("InnerProduct", lambda shape, rank=rank: len(shape) == rank, label + " with bias")(inner_product(5, True, axis))
 
 
-def pooling(function: Callable[[Tensor], Tensor], **parameters: Any) -> Make:
+def pooling(function: Callable[[Tensor], Tensor], *sizes: Any, **how: Any) -> Make:
     def make(net: Bench, x: Held) -> Held:
-        return net.layer("Pooling", [x], function(x.value), {"pooling_param": parameters})
+        return net.layer(ops.Pooling(*sizes, **how), [x], function(x.value))
 
     return make
 
 
-way("Pooling", large, "MAX")(pooling(lambda x: F.max_pool2d(x, 2, 1), pool="MAX", kernel_size=2, stride=1))
+def square(kernel: int, stride: int, pad: int = 0) -> Window:
+    return Window.of((kernel, kernel), (stride, stride), (pad, pad))
+
+
+way("Pooling", large, "MAX")(pooling(lambda x: F.max_pool2d(x, 2, 1), "MAX", square(2, 1)))
 way("Pooling", large, "MAX, padded")(
-    pooling(lambda x: F.max_pool2d(x, 3, 2, 1), pool="MAX", kernel_size=3, stride=2, pad=1, round_mode="FLOOR")
+    pooling(lambda x: F.max_pool2d(x, 3, 2, 1), "MAX", square(3, 2, 1), rounds_down=True)
 )
-way("Pooling", large, "AVE")(pooling(lambda x: F.avg_pool2d(x, 2, 1), pool="AVE", kernel_size=2, stride=1))
-way("Pooling", image, "AVE of all")(pooling(lambda x: x.mean((2, 3), True), pool="AVE", global_pooling=True))
-way("Pooling", image, "MAX of all")(pooling(lambda x: x.amax((2, 3), True), pool="MAX", global_pooling=True))
+way("Pooling", large, "AVE")(pooling(lambda x: F.avg_pool2d(x, 2, 1), "AVE", square(2, 1)))
+way("Pooling", image, "AVE of all")(pooling(lambda x: x.mean((2, 3), True), "AVE"))
+way("Pooling", image, "MAX of all")(pooling(lambda x: x.amax((2, 3), True), "MAX"))
 way("Pooling", image, "AVE of columns")(
-    lambda net, x: pooling(
-        lambda value: value.mean(2, True), pool="AVE", kernel_h=x.shape[2], kernel_w=1, stride_h=x.shape[2], stride_w=1
-    )(net, x)
+    lambda net, x: pooling(lambda value: value.mean(2, True), "AVE", Window.of((x.shape[2], 1), (x.shape[2], 1)))(
+        net, x
+    )
 )
 
 
 @way("MVN", image)
 def _mvn(net: Bench, x: Held) -> Held:
     centred = x.value - x.value.mean((2, 3), keepdim=True)
-    return net.layer("MVN", [x], centred, {"mvn_param": {"normalize_variance": False}})
+    return net.layer(ops.MVN(normalizes_variance=False), [x], centred)
 
 
 def softmax(axis: int) -> Make:
-    return lambda net, x: net.layer("Softmax", [x], x.value.softmax(axis), {"softmax_param": {"axis": axis}})
+    return lambda net, x: net.layer(ops.Softmax(axis), [x], x.value.softmax(axis))
 
 
 way("Softmax", any_rank)(softmax(1))
@@ -322,9 +322,8 @@ def eltwise(method: str, function: Callable[..., Tensor], is_first: bool = True,
     def make(net: Bench, x: Held) -> Held:
         y = net.other(x.shape)
         bottoms = [x, y] if is_first else [y, x]
-        given = {"operation": method, **({"coeff": list(coefficients)} if coefficients else {})}
         made = function(*(bottom.value for bottom in bottoms))
-        return net.layer("Eltwise", bottoms, made, {"eltwise_param": given})
+        return net.layer(ops.Eltwise(method, coefficients), bottoms, made)
 
     return make
 
@@ -338,7 +337,7 @@ way("Eltwise", any_rank, "MAX")(eltwise("MAX", torch.maximum))
 
 @way("Eltwise", any_rank, "of itself")
 def _square(net: Bench, x: Held) -> Held:
-    return net.layer("Eltwise", [x, x], x.value**2, {"eltwise_param": {"operation": "PROD"}})
+    return net.layer(ops.Eltwise("PROD"), [x, x], x.value**2)
 
 
 def concat(axis: int, is_first: bool = True) -> Make:
@@ -346,7 +345,7 @@ def concat(axis: int, is_first: bool = True) -> Make:
         y = net.other(x.shape)
         bottoms = [x, y] if is_first else [y, x]
         made = torch.cat([bottom.value for bottom in bottoms], axis)
-        return net.layer("Concat", bottoms, made, {"concat_param": {"axis": axis}})
+        return net.layer(ops.Concat(axis), bottoms, made)
 
     return make
 
@@ -359,13 +358,13 @@ way("Concat", lambda shape: len(shape) in (3, 4), "over axis 2")(concat(2))
 @way("Concat", any_rank, "with itself")
 def _twice(net: Bench, x: Held) -> Held:
     made = torch.cat([x.value, x.value], 1)
-    return net.layer("Concat", [x, x], made, {"concat_param": {"axis": 1}})
+    return net.layer(ops.Concat(), [x, x], made)
 
 
 def sliced(axis: int, point: int) -> Make:
     def make(net: Bench, x: Held) -> Held:
         parts = x.value.split([point, x.shape[axis] - point], axis)
-        return net.layer("Slice", [x], parts, {"slice_param": {"axis": axis, "slice_point": [point]}})
+        return net.layer(ops.Slice(axis, (point,)), [x], parts)
 
     return make
 
@@ -377,25 +376,24 @@ way("Slice", lambda shape: len(shape) in (3, 4) and shape[2] > 1, "over axis 2")
 @way("Crop", large)
 def _crop(net: Bench, x: Held) -> Held:
     reference = net.other((*x.shape[:2], x.shape[2] - 1, x.shape[3] - 1))
-    given = {"crop_param": {"axis": 2, "offset": [0]}}
-    return net.layer("Crop", [x, reference], x.value[:, :, :-1, :-1], given)
+    return net.layer(ops.Crop(2, (0,)), [x, reference], x.value[:, :, :-1, :-1])
 
 
 @way("Flatten", any_rank)
 def _flatten(net: Bench, x: Held) -> Held:
-    return net.layer("Flatten", [x], x.value.flatten(1))
+    return net.layer(ops.Flatten(), [x], x.value.flatten(1))
 
 
 @way("Split", any_rank)
 def _split(net: Bench, x: Held) -> Held:
-    return net.layer("Split", [x], x.value)
+    return net.layer(ops.Split(), [x], x.value)
 
 
 def reshape(shape_of: Callable[[Shape], Shape]) -> Make:
     def make(net: Bench, x: Held) -> Held:
         shape = shape_of(x.shape)
-        dims = [0, *shape[1:]] if shape[0] == x.shape[0] else list(shape)
-        return net.layer("Reshape", [x], x.value.reshape(shape), {"reshape_param": {"shape": {"dim": dims}}})
+        sizes = (0, *shape[1:]) if shape[0] == x.shape[0] else shape
+        return net.layer(ops.Reshape(sizes), [x], x.value.reshape(shape))
 
     return make
 
@@ -407,7 +405,7 @@ way("Reshape", any_rank, "to rows")(reshape(lambda shape: (prod(shape[:2]), *sha
 
 def permute(*order: int) -> Make:
     def make(net: Bench, x: Held) -> Held:
-        return net.layer("Permute", [x], x.value.permute(order), {"permute_param": {"order": list(order)}})
+        return net.layer(ops.Permute(order), [x], x.value.permute(order))
 
     return make
 
@@ -423,5 +421,4 @@ def _shuffle(net: Bench, x: Held) -> Held:
     atoms, order = (2, channels // 2, *rest), (1, 0, 2, 3)
     if batch != 1:
         atoms, order = (batch, *atoms), (0, 2, 1, 3, 4)
-    given = {"blob": x.shape, "atoms": atoms, "order": order, "shape": x.shape}
-    return net.layer("Rearrange", [x], F.channel_shuffle(x.value, 2), {"rearrange_param": given})
+    return net.layer(ops.Rearrange(x.shape, atoms, order, x.shape), [x], F.channel_shuffle(x.value, 2))

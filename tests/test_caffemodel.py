@@ -13,6 +13,8 @@ from test_extents import rendered
 from streamexport.caffe import caffe_pb2
 from streamexport.errors import Error, FormatError, LimitError, NetError
 from streamexport.extents import Extent, Literal
+from streamexport.net.operations import Convolution, Input, Opaque, Pooling
+from streamexport.net.windows import Window
 from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.readers import open_model, open_models
 from streamexport.sources.local import LocalFile
@@ -73,16 +75,15 @@ def some_net() -> Net:
     return Net(
         "net",
         (
-            Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": [1, 3, 8, 8]}]}}),
+            Layer("data", Input(((1, 3, 8, 8),)), (), ("data",)),
             Layer(
                 "conv",
-                "Convolution",
+                Convolution(4, Window.of((3, 3), pad=(1, 1))),
                 ("data",),
                 ("conv",),
-                {"convolution_param": {"num_output": 4, "kernel_size": [3], "pad": [1], "bias_term": True}},
                 (blob(numbers.standard_normal((4, 3, 3, 3))), blob(numbers.standard_normal(4))),
             ),
-            Layer("pool", "Pooling", ("conv",), ("pool",), {"pooling_param": {"pool": "AVE", "global_pooling": True}}),
+            Layer("pool", Pooling("AVE"), ("conv",), ("pool",)),
         ),
     )
 
@@ -90,12 +91,18 @@ def some_net() -> Net:
 def test_a_model_is_byte_for_byte_what_protobuf_would_write():
     net = some_net()
     reference = caffe_pb2.NetParameter(name="net", streamexport_record=b"{}")
+    convolution = {"num_output": 4, "pad": [1], "kernel_size": [3], "stride": [1]}
+    parameters = {
+        "data": caffe_pb2.LayerParameter(input_param={"shape": [{"dim": [1, 3, 8, 8]}]}),
+        "conv": caffe_pb2.LayerParameter(convolution_param=convolution),
+        "pool": caffe_pb2.LayerParameter(pooling_param={"pool": "AVE", "global_pooling": True}),
+    }
     for layer in net.layers:
         made = reference.layer.add(name=layer.name, type=layer.type, bottom=layer.bottoms, top=layer.tops)
         for values in layer.blobs:
             data = np.frombuffer(rendered(values.values), "<f4")
             made.blobs.add(shape={"dim": values.shape}, data=data)
-        made.MergeFrom(caffe_pb2.LayerParameter(**layer.parameters))
+        made.MergeFrom(parameters[layer.name])
     expected = reference.SerializeToString(deterministic=True)
     layout = caffemodel.layout(net, b"{}")
     assert rendered(layout) == expected
@@ -104,7 +111,7 @@ def test_a_model_is_byte_for_byte_what_protobuf_would_write():
 
 def test_a_half_float_blob_is_raw_data_and_a_double_one_double_data():
     numbers = np.random.default_rng(0).standard_normal((2, 3))
-    net = Net("n", (Layer("l", "X", (), (), blobs=(blob(numbers, "float16"), blob(numbers, "float64"))),))
+    net = Net("n", (Layer("l", Opaque("X"), (), (), blobs=(blob(numbers, "float16"), blob(numbers, "float64"))),))
     half, double = caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(net))).layer[0].blobs
     assert half.raw_data_type == caffe_pb2.BlobProto.FLOAT16
     assert half.raw_data == numbers.astype("<f2").tobytes()
@@ -115,9 +122,11 @@ def test_a_half_float_blob_is_raw_data_and_a_double_one_double_data():
 
 @pytest.mark.parametrize(("ceil_mode", "on_the_wire"), [(False, "CEIL"), (True, "FLOOR")])
 def test_ceil_mode_is_field_13_on_the_wire(ceil_mode, on_the_wire):
-    layer = Layer("p", "Pooling", ("a",), ("b",), {"pooling_param": {"ceil_mode": ceil_mode}})
+    layer = Layer("p", Pooling("MAX", rounds_down=not ceil_mode, says_ceil_mode=True), ("a",), ("b",))
     parsed = caffe_pb2.NetParameter.FromString(rendered(caffemodel.layout(Net("n", (layer,)))))
-    assert parsed.layer[0].pooling_param == caffe_pb2.PoolingParameter(round_mode=on_the_wire)
+    assert parsed.layer[0].pooling_param == caffe_pb2.PoolingParameter(
+        pool="MAX", global_pooling=True, round_mode=on_the_wire
+    )
 
 
 @pytest.mark.parametrize("align", [1, 2, 3, 100, 512, 4096, 16_384, 65_536, 1 << 20, 3_000_001])
@@ -128,7 +137,7 @@ def test_padding_brings_large_blobs_to_their_place_and_is_skipped(tmp_path, alig
     layers = []
     for index, size in enumerate([70_000, 12, 65_536, 4, 300_000, 65_540] + [65_536] * 20):
         at = 4 * numbers.randint(0, (source.size - size) // 4)
-        layers.append(Layer(f"l{index}", "X", (), (), blobs=(Blob((size // 4,), Extent(source, at, size)),)))
+        layers.append(Layer(f"l{index}", Opaque("X"), (), (), blobs=(Blob((size // 4,), Extent(source, at, size)),)))
     net = Net("n", tuple(layers))
     layout = caffemodel.layout(net, b"{}", align)
     large = [(start, p) for start, p in zip(layout.starts, layout.pieces, strict=False) if p.size >= 1 << 16]
@@ -149,7 +158,7 @@ def test_padding_of_any_length_ends_where_it_should(tmp_path, align):
     path.write_bytes(bytes(1 << 16))
     blob = Blob((1 << 14,), Extent(LocalFile.at(path), 0, 1 << 16))
     for length in {*range(1, min(align, 300)), *range(max(align - 300, 1), align)}:
-        layout = caffemodel.layout(Net("x" * length, (Layer("l", "X", (), (), blobs=(blob,)),)), align=align)
+        layout = caffemodel.layout(Net("x" * length, (Layer("l", Opaque("X"), (), (), blobs=(blob,)),)), align=align)
         (start,) = (s for s, piece in zip(layout.starts, layout.pieces, strict=False) if isinstance(piece, Extent))
         assert start % align == 0
         assert start < length + 50 + align + 10  # where the field itself does not fit, it goes around once more
@@ -160,7 +169,7 @@ def split(net: Net, limit: int, record: bytes = b"") -> list[Net]:
 
 
 def test_parts_are_as_large_as_allowed_and_together_the_whole():
-    layers = tuple(Layer(f"l{n}", "X", (), (), blobs=(blob(np.full(n * 10, n)),)) for n in range(1, 20))
+    layers = tuple(Layer(f"l{n}", Opaque("X"), (), (), blobs=(blob(np.full(n * 10, n)),)) for n in range(1, 20))
     net, limit = Net("net", layers), 1500
     parts = split(net, limit, b"{}")
     layouts = [caffemodel.layout(part, b"{}") for part in parts]

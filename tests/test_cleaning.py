@@ -10,7 +10,8 @@ from test_extents import rendered
 
 import streamexport
 from streamexport.caffe.prototxt import prototxt
-from streamexport.caffe.semantics import ranks_of
+from streamexport.net import operations as ops
+from streamexport.net.windows import ONE_PIXEL
 from streamexport.nets.graph import Layer, Net
 from streamexport.nets.kernels import literal
 from streamexport.passes import cleaning, opencv
@@ -20,30 +21,28 @@ SHAPE = (1, 3, 4, 5)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE).astype("f4")
 
 
-def layer(name: str, kind: str, bottoms: str, **parameters: object) -> Layer:
-    return Layer(name, kind, tuple(bottoms.split()), (name,), parameters)
+def layer(name: str, kind: str, bottoms: str, **attributes: object) -> Layer:
+    return Layer(name, getattr(ops, kind)(**attributes), tuple(bottoms.split()), (name,))
 
 
-def power(name: str, bottom: str, **parameters: float) -> Layer:
-    return layer(name, "Power", bottom, power_param=parameters)
+def power(name: str, bottom: str, **attributes: float) -> Layer:
+    return layer(name, "Power", bottom, **attributes)
 
 
 def convolution(name: str, bottom: str) -> Layer:
     """1x1, from three channels to four."""
-    window = {"num_output": 4, "bias_term": False, "kernel_size": [1]}
     blobs = (literal((4, 3, 1, 1), np.random.default_rng(1).standard_normal(12)),)
-    return Layer(name, "Convolution", (bottom,), (name,), {"convolution_param": window}, blobs)
+    return Layer(name, ops.Convolution(4, ONE_PIXEL, has_bias=False), (bottom,), (name,), blobs)
 
 
 def product(name: str, bottom: str) -> Layer:
     """Of three channels of 4x5 pixels with a matrix of two rows."""
     blobs = (literal((2, 60), np.random.default_rng(2).standard_normal(120)),)
-    parameters = {"inner_product_param": {"num_output": 2, "bias_term": False}}
-    return Layer(name, "InnerProduct", (bottom,), (name,), parameters, blobs)
+    return Layer(name, ops.InnerProduct(2, has_bias=False), (bottom,), (name,), blobs)
 
 
 def net(*layers: Layer, outputs: str) -> Net:
-    data = Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": list(SHAPE)}]}})
+    data = Layer("data", ops.Input((SHAPE,)), (), ("data",))
     return Net("net", (data, *layers), outputs=tuple(outputs.split()))
 
 
@@ -149,7 +148,7 @@ def test_flatten_that_somebody_else_takes_stays(layers):
 
 def test_flatten_that_keeps_dimensions_stays():
     """An inner product over the last axis takes what Flatten makes of height and width."""
-    rows = layer("rows", "Flatten", "data", flatten_param={"axis": 2})
+    rows = layer("rows", "Flatten", "data", axis=2)
     blobs = (literal((2, 20), [1.0] * 40),)
     parameters = {"inner_product_param": {"num_output": 2, "bias_term": False, "axis": 2}}
     original = net(rows, Layer("fc", "InnerProduct", ("rows",), ("fc",), parameters, blobs), outputs="fc")
@@ -208,7 +207,7 @@ def test_what_no_output_needs_is_left_out_but_inputs_stay(assert_same):
     made = cleaning.without_dead(original)
     assert names(made) == ["data", "conv", "relu"]
     assert_same(made, original)
-    of_two = net(layer("other", "Input", ""), layer("relu", "ReLU", "data"), outputs="relu")
+    of_two = net(layer("other", "Input", "", shapes=((1,),)), layer("relu", "ReLU", "data"), outputs="relu")
     assert cleaning.without_dead(of_two) == of_two
 
 
@@ -301,7 +300,7 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
         outputs="line",
     )
     sigmoid = 1 / (1 + np.exp(-IMAGE.astype("f8")))
-    assert_computes(opencv.keep_apart(original, dialect, ranks_of), 3 * sigmoid**exponent - 1)
+    assert_computes(opencv.keep_apart(original, dialect), 3 * sigmoid**exponent - 1)
 
 
 @pytest.mark.parametrize(
@@ -314,11 +313,11 @@ def test_a_factor_behind_a_power_is_no_part_of_it(assert_computes, dialect, expo
 )
 def test_what_opencv_merges_rightly_stays_as_it_is(assert_same, layers):
     original = net(*layers, outputs="b")
-    made = opencv.keep_apart(original, "portable", ranks_of)
+    made = opencv.keep_apart(original, "portable")
     assert made == original
     assert_same(made, original)
 
 
 def test_bvlc_s_dialect_has_nothing_to_keep_apart():
     original = net(power("a", "data", power=2.0), power("b", "a", scale=2.0), outputs="b")
-    assert opencv.keep_apart(original, "bvlc", ranks_of) is original
+    assert opencv.keep_apart(original, "bvlc") is original

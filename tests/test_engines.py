@@ -103,7 +103,7 @@ def test_every_blob_of_a_residual_net_is_the_same_whoever_computes(tmp_path, che
     done = run_cli("convert", checkpoint("resnet50"), "-o", tmp_path / "m.caffemodel")
     assert done.returncode == 0, done.stderr
     net, model, image = tmp_path / "m.prototxt", tmp_path / "m.caffemodel", random((1, 3, 97, 97))
-    blobs = list(dict.fromkeys(top for layer in read_prototxt(net).layer for top in layer.top))
+    blobs = list(dict.fromkeys(top for layer in read_prototxt(net).layers for top in layer.tops))
     assert len(blobs) > 70
     made = {}
     for engine in ("caffe", "stream", "opencv"):

@@ -18,8 +18,9 @@ from small_nets import inputs, layer, random, weights, write_model
 from torch.nn import functional as F  # noqa: N812
 
 from streamexport import forward, forward_layers
-from streamexport.caffe import caffe_pb2, operations
+from streamexport.caffe import caffe_pb2
 from streamexport.errors import FormatError, NetError, SourceChangedError
+from streamexport.running import compute
 from streamexport.writers import wire
 
 Shape = tuple[int, ...]
@@ -96,7 +97,6 @@ ONE_BOTTOM = [  # type, parameters, shapes of the blobs, what torch makes of bot
         lambda x, w, b: x * w.view(6, 1, 1) + b.view(6, 1, 1),
     ),
     ("Scale", "scale_param { axis: 2 num_axes: -1 }", [(9, 8)], lambda x, w: x * w),
-    ("Bias", "", [(6,)], lambda x, b: x + b.view(6, 1, 1)),
     ("PReLU", "", [(6,)], F.prelu),
     ("PReLU", "prelu_param { channel_shared: true }", [()], lambda x, w: F.prelu(x, w.view(1))),
     (
@@ -174,7 +174,6 @@ SEVERAL_BOTTOMS = [
     ("Split", "", [IMAGE], lambda x: [x, x]),
     ("Crop", "crop_param { offset: 1 offset: 2 }", [IMAGE, (5, 5, 5, 5)], lambda x, y: [x[:, :, 1:6, 2:7]]),
     ("Scale", "scale_param { axis: 0 }", [IMAGE, (2, 6)], lambda x, y: [x * y[..., None, None]]),
-    ("Bias", "", [IMAGE, (6, 9)], lambda x, y: [x + y[..., None]]),
 ]
 
 
@@ -245,7 +244,7 @@ def test_weights_may_come_in_pieces_of_any_size(tmp_path, monkeypatch, limit, pi
         (whole,), _ = run(tmp_path, kind, parameters, [bottom], blobs)
         size = rows[kind] if limit == "WEIGHTS" else made_of_row[kind]
         with monkeypatch.context() as patch:
-            patch.setattr(operations, limit, pieces * size)
+            patch.setattr(compute, limit, pieces * size)
             (made,), _ = run(tmp_path, kind, parameters, [bottom], blobs)
         assert_close(made, torch.from_numpy(whole))
 

@@ -19,6 +19,7 @@ from test_extents import rendered
 import streamexport
 from streamexport.errors import FormatError, NetError, SourceError
 from streamexport.extents import Literal
+from streamexport.net.operations import Opaque
 from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.readers import open_model, open_weights
 from streamexport.writers import hdf5
@@ -285,11 +286,14 @@ def test_a_damaged_file_is_refused(tmp_path, checkpoint):
 
 def test_a_layer_whose_name_cannot_be_a_group_is_refused():
     with pytest.raises(NetError, match="layer 'a/b': its name cannot be a group's"):
-        hdf5.layout(Net("n", (Layer("a/b", "X", (), (), blobs=(Blob((1,), Literal(bytes(4))),)),)))
+        hdf5.layout(Net("n", (Layer("a/b", Opaque("X"), (), (), blobs=(Blob((1,), Literal(bytes(4))),)),)))
 
 
 def test_two_layers_of_one_name_are_refused_where_both_have_blobs():
-    full, empty = Layer("a", "X", (), (), blobs=(Blob((1,), Literal(bytes(4))),)), Layer("a", "Y", (), ())
+    full, empty = (
+        Layer("a", Opaque("X"), (), (), blobs=(Blob((1,), Literal(bytes(4))),)),
+        Layer("a", Opaque("Y"), (), ()),
+    )
     hdf5.layout(Net("n", (full, empty, empty)))
     with pytest.raises(NetError, match="layer 'a': two layers of this name have blobs"):
         hdf5.layout(Net("n", (full, empty, full)))

@@ -10,9 +10,9 @@ from test_extents import rendered
 
 from streamexport import nets, passes
 from streamexport.caffe.prototxt import prototxt
-from streamexport.caffe.semantics import ranks_of
 from streamexport.errors import NetError
 from streamexport.extents import Extent, Source
+from streamexport.net.operations import InnerProduct
 from streamexport.nets.resnet import RESNETS, ResNet
 from streamexport.tensors import DTYPES, Tensor, contiguous_strides, span
 
@@ -43,7 +43,7 @@ def tensors(net: ResNet) -> dict[str, Tensor]:
 
 
 def passed(net, **options):
-    return passes.apply(net, ranks_of, **{"dtype": "float32", "names": "torch", **options})
+    return passes.apply(net, **{"dtype": "float32", "names": "torch", **options})
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -95,10 +95,8 @@ def test_classes_channels_and_depth_come_from_the_tensors():
     net = nets.bind(tensors(odd))
     assert net.name == "resnet"
     assert net.preprocessing is None
-    assert net.layers[0].parameters["input_param"]["shape"][0]["dim"] == [1, 4, 224, 224]
-    assert (
-        next(layer for layer in net.layers if layer.name == "fc").parameters["inner_product_param"]["num_output"] == 7
-    )
+    assert net.input_shapes == ((1, 4, 224, 224),)
+    assert next(layer for layer in net.layers if layer.name == "fc").operation == InnerProduct(7)
 
 
 def test_a_wrong_net_says_what_does_not_fit_and_what_would():
@@ -116,7 +114,7 @@ def test_a_wrong_net_says_what_does_not_fit_and_what_would():
 def test_tensors_that_a_net_does_not_have_are_named_and_never_guessed_away():
     held = tensors(RESNETS["resnet18"])
     held["layer1.0.se.weight"] = replace(held["bn1.weight"], name="layer1.0.se.weight")
-    with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*`net=resnet18`"):
+    with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*--net resnet18"):
         nets.bind(held)
     assert any(
         "left out, no part of resnet18: layer1.0.se.weight" in note for note in nets.bind(held, "resnet18").notes

@@ -23,6 +23,7 @@ from test_extents import rendered
 import streamexport
 from streamexport.errors import SourceChangedError
 from streamexport.extents import Extent, Layout, Literal, Piece
+from streamexport.net.operations import BatchNorm, Scale
 from streamexport.nets import kernels
 from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
@@ -60,10 +61,9 @@ def batch_norm(tmp_path) -> tuple[Layer, Layer, dict[str, np.ndarray]]:
     held = {name: np.abs(normal(2000, dtype="<f4")) + 0.5 for name in ("mean", "variance", "scale", "bias")}
     held["factor"] = np.array([2], "<f4")
     blobs = {n: Blob(v.shape, stored(tmp_path, v, name=n).values) for n, v in held.items()}
-    parameters = {"batch_norm_param": {"eps": 1e-3}}
-    norm = Layer("n", "BatchNorm", (), (), parameters, tuple(blobs[n] for n in ("mean", "variance", "factor")))
+    norm = Layer("n", BatchNorm(1e-3), (), (), tuple(blobs[n] for n in ("mean", "variance", "factor")))
     wide = {name: values.astype("<f8") for name, values in held.items()}
-    return norm, Layer("s", "Scale", (), (), {}, (blobs["scale"], blobs["bias"])), wide
+    return norm, Layer("s", Scale(has_bias=True), (), (), (blobs["scale"], blobs["bias"])), wide
 
 
 def factors(wide: dict[str, np.ndarray]) -> np.ndarray:

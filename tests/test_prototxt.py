@@ -7,6 +7,7 @@ from small_nets import inputs, layer
 
 from streamexport.caffe.prototxt import read_prototxt
 from streamexport.errors import FormatError, SourceError
+from streamexport.net.operations import Input
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def read(tmp_path):
 )
 def test_inputs_of_the_net_become_an_input_layer(read, shape):
     net = read(f'name: "n" input: "data" {shape} ' + layer("relu", "ReLU", "data", "relu"))
-    first, second = net.layer
-    assert (first.type, list(first.top), list(first.input_param.shape[0].dim)) == ("Input", ["data"], [1, 3, 8, 9])
-    assert (second.name, net.name, list(net.input), list(net.input_dim)) == ("relu", "n", [], [])
+    first, second = net.layers
+    assert (first.operation, first.tops) == (Input(((1, 3, 8, 9),)), ("data",))
+    assert (second.name, net.name) == ("relu", "n")
 
 
 def test_inputs_of_the_net_without_a_shape_or_with_too_few(read):
-    (first,) = read('input: "a" input: "b"').layer
-    assert (list(first.top), len(first.input_param.shape)) == (["a", "b"], 0)
+    (first,) = read('input: "a" input: "b"').layers
+    assert (first.tops, first.operation) == (("a", "b"), Input())
     with pytest.raises(FormatError, match="gives 1 shapes for 2 inputs"):
         read('input: "a" input: "b" input_shape { dim: 1 }')
     with pytest.raises(FormatError, match="gives 1 shapes for 1 inputs of 4 numbers each"):
@@ -62,17 +63,17 @@ def test_inputs_of_the_net_without_a_shape_or_with_too_few(read):
 )
 def test_layers_that_are_not_for_testing_are_left_out(read, rules, is_kept):
     net = read(inputs({"x": (1,)}) + layer("ruled", "ReLU", "x", "y", rules))
-    assert [made.name for made in net.layer] == ["x", "ruled"][: 1 + is_kept]
+    assert [made.name for made in net.layers] == ["x", "ruled"][: 1 + is_kept]
 
 
 def test_stages_of_the_net_count(read):
     net = read('state { stage: "deploy" } ' + layer("a", "ReLU", "x", "y", 'include { stage: "deploy" }'))
-    assert len(net.layer) == 1
+    assert len(net.layers) == 1
 
 
 def test_fields_that_are_not_known_are_skipped_or_refused(read):
     text = "\n\n" + layer("p", "PriorBox", "x", "y", "prior_box_param { min_size: 30 }")
-    assert read(text).layer[0].type == "PriorBox"
+    assert read(text).layers[0].type == "PriorBox"
     with pytest.raises(
         FormatError, match='net.prototxt: line 3: .*"prior_box_param"; what is not known here cannot be'
     ):
@@ -87,7 +88,7 @@ def test_what_only_training_looks_at_is_known(read):
           weight_filler { type: "msra" variance_norm: FAN_OUT } bias_filler { type: "constant" value: 0.1 }
         }"""
     text = "force_backward: true debug_info: false " + layer("c", "Convolution", "x", "y", parameters)
-    assert len(read(text, strict=True).layer) == 1
+    assert len(read(text, strict=True).layers) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe.prototxt import prototxt
-from streamexport.caffe.semantics import ranks_of
+from streamexport.net.operations import Input, Pooling
+from streamexport.net.windows import LONG, Window
 from streamexport.nets.graph import Layer, Net
-from streamexport.nets.windows import LONG
 from streamexport.passes import dialects, sums
 from streamexport.running.engines import open_engine
 
@@ -142,20 +142,18 @@ def test_a_small_image_is_normalised_with_few_layers(tmp_path, size, centring):
     assert kinds == f"Input Convolution ReLU Reshape {centring} Eltwise Pooling Power Flatten Scale Reshape".split()
 
 
-def averaging(size: tuple[int, ...], pooling: dict[str, object], top: tuple[int, ...]) -> Net:
+def averaging(size: tuple[int, ...], pooling: Pooling, top: tuple[int, ...]) -> Net:
     """A net of one average, said as operators say it."""
-    data = Layer(
-        "data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": [1, 2, *size]}]}}, shapes=((1, 2, *size),)
-    )
-    shapes = ((1, 2, *top),)
-    mean = Layer("mean", "Pooling", ("data",), ("mean",), {"pooling_param": {"pool": "AVE", **pooling}}, shapes=shapes)
+    shape = (1, 2, *size)
+    data = Layer("data", Input((shape,)), (), ("data",), shapes=(shape,))
+    mean = Layer("mean", pooling, ("data",), ("mean",), shapes=((1, 2, *top),))
     return Net("net", (data, mean), outputs=("mean",))
 
 
 def windows(net: Net) -> list[int]:
     """Elements of each window but the global ones."""
-    found = (layer.parameters.get("pooling_param", {}) for layer in net.layers)
-    return [pooling["kernel_h"] * pooling["kernel_w"] for pooling in found if "kernel_h" in pooling]
+    pools = (layer.operation for layer in net.layers if isinstance(layer.operation, Pooling))
+    return [prod(pool.window.kernel) for pool in pools if pool.window is not None]
 
 
 def averages(directory: Path, net: Net, image: np.ndarray, engine: str) -> np.ndarray:
@@ -171,7 +169,7 @@ def averages(directory: Path, net: Net, image: np.ndarray, engine: str) -> np.nd
 )
 @pytest.mark.parametrize("engine", ["opencv", "stream"])
 def test_an_average_over_any_size_is_exact_in_steps(tmp_path, size, engine):
-    net = sums.shorten(averaging(size, {"global_pooling": True}, (1, 1)))
+    net = sums.shorten(averaging(size, Pooling("AVE"), (1, 1)))
     assert len(net.layers) > 2
     assert max(windows(net)) <= sums.MOST
     image = np.random.default_rng(1).standard_normal((1, 2, *size), np.float32) + 3
@@ -190,9 +188,8 @@ def test_an_average_over_any_size_is_exact_in_steps(tmp_path, size, engine):
     ],
 )
 def test_averages_over_windows_side_by_side_are_exact_in_steps(tmp_path, size, window):
-    pooling = {f"{what}_{axis}": n for what in ("kernel", "stride") for axis, n in zip("hw", window, strict=True)}
     rows, columns = (n // k for n, k in zip(size, window, strict=True))
-    net = sums.shorten(averaging(size, pooling, (rows, columns)))
+    net = sums.shorten(averaging(size, Pooling("AVE", Window.of(window, window)), (rows, columns)))
     assert max(windows(net)) <= max(sums.MOST, *window)
     image = np.random.default_rng(1).standard_normal((1, 2, *size), np.float32) + 3
     expected = image.astype("f8").reshape(2, rows, window[0], columns, window[1]).mean((2, 4))
@@ -200,16 +197,16 @@ def test_averages_over_windows_side_by_side_are_exact_in_steps(tmp_path, size, w
 
 
 def test_what_can_be_summed_at_once_is():
-    whole = averaging((64, 64), {"global_pooling": True}, (1, 1))
+    whole = averaging((64, 64), Pooling("AVE"), (1, 1))
     assert prod((64, 64)) == LONG
     assert sums.shorten(whole) == whole
 
 
 def test_averages_of_unknown_size_and_maxima_stay():
-    whole = averaging((640, 640), {"global_pooling": True}, (1, 1))
+    whole = averaging((640, 640), Pooling("AVE"), (1, 1))
     unknown = Net("net", (replace(whole.layers[0], shapes=()), whole.layers[1]))
     assert sums.shorten(unknown) == unknown
-    largest = averaging((640, 640), {"pool": "MAX", "global_pooling": True}, (1, 1))
+    largest = averaging((640, 640), Pooling("MAX"), (1, 1))
     assert sums.shorten(largest) == largest
 
 
@@ -217,7 +214,7 @@ def test_averages_of_unknown_size_and_maxima_stay():
 def test_a_built_in_net_averages_a_large_image_in_steps(checkpoint, dialect):
     weights = streamexport.open_weights(checkpoint("resnet18")).tensors
     small, large = (
-        passes.apply(nets.bind(weights, "resnet18", (1, 3, *size)), ranks_of, dialect=dialect)
+        passes.apply(nets.bind(weights, "resnet18", (1, 3, *size)), dialect=dialect)
         for size in ((224, 224), (2160, 3840))
     )
     names = [layer.name for layer in large.layers]

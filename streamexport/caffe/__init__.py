@@ -1,6 +1,5 @@
 """Caffe as far as streamexport speaks it: its schema (`caffe.proto` and the module generated from it), prototxt text, and
-its layers: what they can mean (`meaning`), what a layer's parameters ask for and which shapes it makes (`semantics`), and
-what that computes (`operations`, which needs torch).
+what an operation is called in its fields (`codec`).
 
 `caffe_pb2.py` and its stub come from protoc 21, the last whose output loads under protobuf 4 to 7 alike:
 

@@ -1,4 +1,4 @@
-"""Layers as LayerParameter messages, and nets as prototxt text, written and read."""
+"""Nets as prototxt text, written and read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from google.protobuf.message import DecodeError
 
 from ..errors import FormatError, NetError, judging
 from ..extents import Extent, Layout, Piece, Source
-from ..nets.graph import Layer, Net
+from ..net.operations import Opaque
+from ..nets.graph import Net
 from ..sources import open_source
-from . import caffe_pb2
+from . import codec
+from .caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, NetStateRule
 
-Message = TypeVar("Message", caffe_pb2.NetParameter, caffe_pb2.LayerParameter)
+Message = TypeVar("Message", NetParameter, LayerParameter)
 
 TEXT_LIMIT = 8 << 20
 """Bytes that a prototxt may have, of 180,000 short layers. Protobuf takes some sixty times that much memory to read it."""
@@ -24,26 +26,12 @@ HEAD = 64 << 10
 """Bytes by which a prototxt is recognised, so many because comments may stand in front of its first field."""
 
 
-def message(layer: Layer) -> caffe_pb2.LayerParameter:
-    """A layer without its blobs and without what is unread: name, type, bottoms, tops, parameters."""
-    try:
-        return caffe_pb2.LayerParameter(
-            name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops, **layer.parameters
-        )
-    except UnicodeError as error:
-        raise _not_text(f"layer {layer.name}") from error
-
-
-def heading(net: Net) -> caffe_pb2.NetParameter:
+def heading(net: Net) -> NetParameter:
     """A net without its layers and without what is unread: its name."""
     try:
-        return caffe_pb2.NetParameter(name=net.name or None)
+        return NetParameter(name=net.name or None)
     except UnicodeError as error:
-        raise _not_text(f"net {net.name}") from error
-
-
-def _not_text(tensor: str) -> NetError:
-    return NetError("has a name that is not UTF-8, which protobuf does not write", tensor=tensor, advice="rename it")
+        raise codec.not_text(f"net {net.name}") from error
 
 
 def prototxt(net: Net, comment: str = "") -> str:
@@ -57,11 +45,9 @@ def prototxt(net: Net, comment: str = "") -> str:
     head = _parsed(heading(net), net.unread, "the net")
     lines += text_format.MessageToString(head, as_utf8=True).splitlines()
     for layer in net.layers:
-        whole = _parsed(message(layer), layer.unread, f"layer {layer.name}")
-        if layer.unread and whole.pooling_param.HasField("round_mode") and not whole.pooling_param.round_mode:
-            # Field 13 at 0 would be the default of BVLC's `round_mode`, which nobody writes: it is `ceil_mode: false`.
-            whole.pooling_param.ClearField("round_mode")
-            whole.pooling_param.ceil_mode = False
+        whole = codec.encode(layer)
+        if isinstance(layer.operation, Opaque):
+            whole = codec.with_ceil_mode(_parsed(whole, layer.operation.fields, f"layer {layer.name}"))
         lines.append("layer {\n" + text_format.MessageToString(whole, indent=2, as_utf8=True) + "}")
     return "".join(f"{_printable(line)}\n" for text in lines for line in text.split("\n"))
 
@@ -101,20 +87,22 @@ def is_prototxt(path: str | os.PathLike[str]) -> bool:
     return is_text and bool(re.match(rb"(?:\s|#[^\n]*\n)*[A-Za-z_]\w*\s*[:{<]", head))
 
 
-def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_pb2.NetParameter:
-    """Reads a prototxt as the net that Caffe makes of it for testing.
+def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> Net:
+    """Reads a prototxt as the net that Caffe makes of it for testing, without blobs.
 
     Layers for other phases, levels and stages are left out. Inputs of the older kinds (`input` with `input_dim` or
     `input_shape`) become an Input layer.
 
     Parameters
     ----------
-    strict : refuse fields that are not known here instead of skipping them; who computes must not overlook any
+    strict : refuse fields that are not known here, and layers that contradict themselves, instead of skipping the ones and
+        leaving the others opaque; who computes must not overlook any
 
     Raises
     ------
     SourceError : it cannot be read
     FormatError : it is no prototxt, or one of Caffe's first year; the line is named
+    NetError : what a layer says contradicts itself; it is named
     """
     source = open_source(path)
     if source.size > TEXT_LIMIT:
@@ -123,7 +111,7 @@ def read_prototxt(path: str | os.PathLike[str], strict: bool = False) -> caffe_p
         return _read(source, strict)
 
 
-def _read(source: Source, strict: bool) -> caffe_pb2.NetParameter:
+def _read(source: Source, strict: bool) -> Net:
     try:
         text = source.read(0, source.size).decode()
     except UnicodeDecodeError as error:
@@ -138,17 +126,15 @@ def _read(source: Source, strict: bool) -> caffe_pb2.NetParameter:
     if strict:
         net = _from_text(text, source.name, skip_unknown=False)
     _name_inputs(net, source.name)
-    kept = [layer for layer in net.layer if _is_included(layer, net.state)]
-    del net.layer[:]
-    net.layer.extend(kept)
-    return net
+    kept = tuple(codec.decode(layer, strict) for layer in net.layer if _is_included(layer, net.state))
+    return Net(net.name, kept)
 
 
-def _from_text(text: str, file: str, skip_unknown: bool) -> caffe_pb2.NetParameter:
+def _from_text(text: str, file: str, skip_unknown: bool) -> NetParameter:
     from google.protobuf import text_format
 
     try:
-        return text_format.Parse(text, caffe_pb2.NetParameter(), allow_unknown_field=skip_unknown)
+        return text_format.Parse(text, NetParameter(), allow_unknown_field=skip_unknown)
     except text_format.ParseError as error:
         line, lines = error.GetLine() or 1, text.split("\n")
         what = str(error).removeprefix(f"{line}:{error.GetColumn()} : ")
@@ -159,7 +145,7 @@ def _from_text(text: str, file: str, skip_unknown: bool) -> caffe_pb2.NetParamet
         raise FormatError("nests messages too deeply for a prototxt", file=file) from error
 
 
-def _name_inputs(net: caffe_pb2.NetParameter, file: str) -> None:
+def _name_inputs(net: NetParameter, file: str) -> None:
     """Turns the net's own inputs into an Input layer, the way Caffe does."""
     if not net.input:
         return
@@ -168,7 +154,7 @@ def _name_inputs(net: caffe_pb2.NetParameter, file: str) -> None:
     if len(shapes) not in (0, len(net.input)) or len(net.input_dim) % 4:
         numbers = " of 4 numbers each" if net.input_dim else ""
         raise FormatError(f"gives {len(shapes)} shapes for {len(net.input)} inputs{numbers}", file=file)
-    layer = caffe_pb2.LayerParameter(name="input", type="Input", top=net.input)
+    layer = LayerParameter(name="input", type="Input", top=net.input)
     for shape in shapes:
         layer.input_param.shape.add(dim=shape)
     layers = [layer, *net.layer]
@@ -177,17 +163,17 @@ def _name_inputs(net: caffe_pb2.NetParameter, file: str) -> None:
     net.layer.extend(layers)
 
 
-def _is_included(layer: caffe_pb2.LayerParameter, state: caffe_pb2.NetState) -> bool:
+def _is_included(layer: LayerParameter, state: NetState) -> bool:
     if layer.include:
         return any(_is_met(rule, state) for rule in layer.include)
     return not any(_is_met(rule, state) for rule in layer.exclude)
 
 
-def _is_met(rule: caffe_pb2.NetStateRule, state: caffe_pb2.NetState) -> bool:
+def _is_met(rule: NetStateRule, state: NetState) -> bool:
     """Whether a net for testing, of this level and these stages, is one that a rule is about."""
     return all(
         (
-            not rule.HasField("phase") or rule.phase == caffe_pb2.TEST,
+            not rule.HasField("phase") or rule.phase == TEST,
             not rule.HasField("min_level") or state.level >= rule.min_level,
             not rule.HasField("max_level") or state.level <= rule.max_level,
             set(rule.stage) <= set(state.stage),

@@ -22,6 +22,7 @@ from ..conversion import record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import NetError
+from ..net.operations import Rearrange, Softmax
 from ..nets.fitting import Bound
 from ..nets.graph import Call, Layer, Net
 from ..readers import open_models
@@ -114,7 +115,7 @@ def parity(
     options = options or record.trusted(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
-    shape = tuple(net.layers[0].parameters["input_param"]["shape"][0]["dim"])
+    shape = net.input_shapes[0]
     image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
     standing = (*net.layers, *(layer for chain in net.left_out for layer in chain))
     watched = {layer.origin.path for layer in standing if layer.origin is not None}
@@ -198,7 +199,8 @@ class _Part:
             places = _moved(move, places)
         logits = np.empty(made.size)
         logits[places.reshape(-1)] = made.reshape(-1)
-        axis = softmax.parameters["softmax_param"]["axis"]
+        assert isinstance(softmax.operation, Softmax)
+        axis = softmax.operation.axis
         powers = np.exp(logits.reshape(shape) - logits.reshape(shape).max(axis, keepdims=True))
         whole: Array = (powers / powers.sum(axis, keepdims=True)).astype(made.dtype)
         return whole.reshape(-1)[places.reshape(-1)]
@@ -206,9 +208,8 @@ class _Part:
 
 def _moved(layer: Layer, values: Array) -> Array:
     """What a layer of `passes.outputs.MOVES` makes of an array."""
-    if layer.type == "Rearrange":
-        parameters = layer.parameters["rearrange_param"]
-        values = values.reshape(parameters["atoms"]).transpose(parameters["order"])
+    if isinstance(layer.operation, Rearrange):
+        values = values.reshape(layer.operation.atoms).transpose(layer.operation.order)
     return values.reshape(layer.shapes[0])
 
 

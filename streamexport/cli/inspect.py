@@ -168,18 +168,18 @@ def _model(net: Net, file: str) -> dict[str, Any]:
 
 def _prototxt(file: str) -> dict[str, Any]:
     """Layers with the shapes of their tops, or null for all if one of the layers cannot be made sense of."""
-    from ..caffe.semantics import infer
+    from ..net.inference import infer
 
     net = read_prototxt(file)
-    shapes: list[Any] = [None] * len(net.layer)
+    shapes: list[Any] = [None] * len(net.layers)
     try:
-        shapes = [step.meaning.tops for step in infer(net)]
+        shapes = [step.tops for step in infer(net)]
     except NetError as error:
         error.file = file
         say(f"{error}; shapes are left out")
     layers = [
-        {"name": layer.name, "type": layer.type, "bottoms": [*layer.bottom], "tops": [*layer.top], "shapes": made}
-        for layer, made in zip(net.layer, shapes, strict=True)
+        {"name": layer.name, "type": layer.type, "bottoms": layer.bottoms, "tops": layer.tops, "shapes": made}
+        for layer, made in zip(net.layers, shapes, strict=True)
     ]
     return {"format": "prototxt", "name": net.name, "layers": layers}
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from .. import nets, passes
 from ..errors import Error, FaultError, NetError
+from ..net.inference import infer
 from ..nets import modules
 from ..nets.fitting import Bound, listed
 from ..nets.graph import Net
@@ -27,7 +28,6 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
     raw = preprocessing.expect(bound.net, options.mean, options.std)
     net = passes.apply(
         raw,
-        _ranks_of,
         dialect=options.dialect,
         fold_batchnorm=options.fold_batchnorm,
         input_order=options.input_order,
@@ -67,7 +67,7 @@ def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Boun
 
 def _of_outputs(net: Net, options: Options) -> Iterator[str]:
     if len(net.outputs) > 1:
-        order = "the order of `end=`" if options.end else "torch's order"
+        order = "the order of --end" if options.end else "torch's order"
         yield f"outputs, in {order}: {', '.join(net.outputs)}"
 
 
@@ -75,10 +75,10 @@ def _taken_for_granted(net: Net, options: Options) -> Iterator[str]:
     """What no checkpoint says of a built-in net."""
     if modules.is_named(options.net):
         return
-    granted = {"`eps=`": f"epsilon {EPSILON} in BatchNorm"} if options.eps is None else {}
+    granted = {"--eps": f"epsilon {EPSILON} in BatchNorm"} if options.eps is None else {}
     if net.preprocessing is not None:
-        granted |= {"`mean=`": "ImageNet's mean"} if options.mean is None else {}
-        granted |= {"`std=`": "ImageNet's deviation"} if options.std is None else {}
+        granted |= {"--mean": "ImageNet's mean"} if options.mean is None else {}
+        granted |= {"--std": "ImageNet's deviation"} if options.std is None else {}
     if granted:
         yield f"taken for granted, if {', '.join(granted)} do not say otherwise: {', '.join(granted.values())}"
 
@@ -88,7 +88,7 @@ def _of_weights(weights: Weights, bound: Bound) -> Iterator[str]:
     if doubles:
         yield f"{doubles} tensors are float64 and rounded to float32"
     if weights.key:
-        others = f"; {', '.join(map(repr, weights.rivals))} would fit, too: `key=`" if weights.rivals else ""
+        others = f"; {', '.join(map(repr, weights.rivals))} would fit, too: --key" if weights.rivals else ""
         yield f"state dict {weights.key!r} of the checkpoint{others}"
 
 
@@ -98,20 +98,12 @@ def _left_alone(net: Net) -> Iterator[str]:
         yield f"no softmax, and therefore left as they are: {', '.join(without)}"
 
 
-def _ranks_of(net: Net) -> Mapping[str, int]:
-    from ..caffe.semantics import ranks_of  # few nets ask for them
-
-    return ranks_of(net)
-
-
 def _check_shapes(net: Net) -> None:
     """Holds shapes that torch says against those that Caffe will make of the layers."""
     if not any(layer.shapes for layer in net.layers):
         return
-    from ..caffe.semantics import steps_of
-
-    for step, layer in zip(steps_of(net), net.layers, strict=True):
+    for step, layer in zip(infer(net), net.layers, strict=True):
         blobs = tuple(blob.shape for blob in layer.blobs)
-        if (layer.shapes and step.meaning.tops != layer.shapes) or step.meaning.blobs != blobs:
-            what = f"makes {step.meaning.tops} of {step.bottoms} with {blobs}, not {layer.shapes}"
+        if (layer.shapes and step.tops != layer.shapes) or step.blobs != blobs:
+            what = f"makes {step.tops} of {step.bottoms} with {blobs}, not {layer.shapes}"
             raise FaultError(what, tensor=f"layer {layer.name}")

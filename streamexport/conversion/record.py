@@ -51,11 +51,11 @@ def trusted(model: Net, file: Path) -> Options:
     """
     options = decode(model.record)
     if options is None:
-        advice = "say how it was made: `net=`, `names=`, `dtype=`, ..."
+        advice = "say how it was made: --net, --names, --dtype, ..."
         raise NetError("has no record of how it was made", file=os.fspath(file), advice=advice)
     if modules.is_named(options.net):
-        what = f"was made with `net={options.net}`, which is code, and no file may choose what is run"
-        raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: `net={options.net}`")
+        what = f"was made with --net {options.net}, which is code, and no file may choose what is run"
+        raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: --net {options.net}")
     return options
 
 

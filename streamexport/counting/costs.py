@@ -12,15 +12,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
-from ..caffe.caffe_pb2 import NetParameter
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError
-
-if TYPE_CHECKING:
-    from ..caffe.meaning import Shape
-    from ..caffe.semantics import Step
+from ..net.inference import Step, infer
+from ..net.operations import Shape
+from ..nets.graph import Net
 
 FLOAT_SIZE = 4
 
@@ -62,53 +59,31 @@ def costs(
     FormatError : it is none
     NetError : what a layer does is not known, or it cannot work as it stands; it is named
     """
-    from ..caffe.semantics import infer
-
-    net = read_prototxt(prototxt, strict=True)
     try:
+        net = read_prototxt(prototxt, strict=True)
         return tuple(map(_cost, infer(net, _by_name(net, inputs))))
     except NetError as error:
         error.file = os.fspath(prototxt)
         raise
 
 
-def _by_name(net: NetParameter, inputs: Mapping[str, Shape] | Shape | None) -> Mapping[str, Shape]:
+def _by_name(net: Net, inputs: Mapping[str, Shape] | Shape | None) -> Mapping[str, Shape]:
     if inputs is None or isinstance(inputs, Mapping):
         return inputs or {}
-    names = [top for layer in net.layer if layer.type == "Input" for top in layer.top]
-    if len(names) != 1:
-        raise NetError(f"has {len(names)} inputs ({', '.join(names)}), one shape was given")
-    return {names[0]: inputs}
+    if len(net.inputs) != 1:
+        raise NetError(f"has {len(net.inputs)} inputs ({', '.join(net.inputs)}), one shape was given")
+    return {net.inputs[0]: inputs}
 
 
 def _cost(step: Step) -> Cost:
-    from ..caffe.meaning import BatchNorm
-
-    layer, meaning = step.layer, step.meaning
-    trained = () if isinstance(meaning.operation, BatchNorm) else meaning.blobs
-    made = (shape for name, shape in zip(layer.top, meaning.tops, strict=True) if name not in layer.bottom)
+    layer = step.layer
+    trained = () if layer.operation.has_statistics else step.blobs
+    made = (shape for name, shape in zip(layer.tops, step.tops, strict=True) if name not in layer.bottoms)
     return Cost(
         layer.name,
         layer.type,
-        meaning.tops,
-        _multiply_adds(step),
+        step.tops,
+        step.multiply_adds,
         sum(map(prod, trained)),
         FLOAT_SIZE * sum(map(prod, made)),
     )
-
-
-def _multiply_adds(step: Step) -> int:
-    """All weights, at each position: pixels of a convolution's top or a deconvolution's bottom, or an inner product's
-    vectors."""
-    from ..caffe.meaning import Convolution, Deconvolution, InnerProduct
-
-    operation, bottom, (top, *_) = step.meaning.operation, step.bottoms, step.meaning.tops or ((),)
-    if isinstance(operation, InnerProduct):
-        positions = bottom[0][: operation.axis]
-    elif isinstance(operation, Convolution):
-        positions = (top[0], *top[2:])
-    elif isinstance(operation, Deconvolution):
-        positions = (bottom[0][0], *bottom[0][2:])
-    else:
-        return 0
-    return prod(positions) * prod(step.meaning.blobs[0])

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 
 from ..caffe.prototxt import read_prototxt
 from ..errors import FormatError, NetError
+from ..net.operations import Input, Softmax
+from ..nets.graph import Net
 from ..running.engines import open_engine
 from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image, read_lines
 
 if TYPE_CHECKING:
-    from ..caffe.caffe_pb2 import NetParameter
     from ..tensors import Array
 
 Path = str | os.PathLike[str]
 
 TOP = 5
 IMAGENET_CLASSES = 1000
-NAME_THEM = "name the classes with `labels=`, in the net's order; a folder is found by its line or the first word of it"
+NAME_THEM = "name the classes with --labels, in the net's order; a folder is found by its line or the first word of it"
 
 
 LARGEST_IMAGE = 1 << 28
@@ -59,21 +60,19 @@ def interface(prototxt: Path) -> Interface:
     Raises NetError if it has several inputs or outputs, or an input that is no image; SourceError and FormatError if it
     cannot be read.
     """
-    from ..caffe import semantics
-
     file, net = os.fspath(prototxt), read_prototxt(prototxt)
-    answers = semantics.outputs(net)
-    for what, names in (("input", semantics.inputs(net)), ("output", answers)):
+    answers = net.ends
+    for what, names in (("input", net.inputs), ("output", answers)):
         if len(names) != 1:
             found = f"{len(names)} {what}s ({', '.join(names)})" if names else f"no {what}"
             raise NetError(f"has {found}; the net of a classifier has one", file=file)
-    last = next(layer for layer in reversed(net.layer) if answers[0] in layer.top)
-    return Interface(file, _input_shape(net, file), answers[0], last.type == "Softmax")
+    last = next(layer for layer in reversed(net.layers) if answers[0] in layer.tops)
+    return Interface(file, _input_shape(net, file), answers[0], isinstance(last.operation, Softmax))
 
 
-def _input_shape(net: NetParameter, file: str) -> tuple[int, int, int]:
-    layer = next(layer for layer in net.layer if layer.type == "Input")
-    dims = list(layer.input_param.shape[0].dim) if layer.input_param.shape else []
+def _input_shape(net: Net, file: str) -> tuple[int, int, int]:
+    layer, shapes = next((layer, layer.operation.shapes) for layer in net.layers if isinstance(layer.operation, Input))
+    dims = list(shapes[0]) if shapes else []
     if len(dims) != 4 or min(dims) < 1:
         advice = "give the input blob four dimensions: batch, channels, height, width"
         raise NetError(

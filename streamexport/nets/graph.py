@@ -1,14 +1,14 @@
-"""A Caffe net as plain values: layers in order, each with its small parameters and its blobs."""
+"""A net as plain values: layers in order, each with its operation and its blobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
 
 from ..errors import LimitError, NetError
 from ..extents import Piece, Source
+from ..net.operations import Input, Operation
 from ..tensors import FLOAT32, Computed, DType, Stored
 
 LARGEST = 2**31 - 1
@@ -64,25 +64,27 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of LayerParameter.
+    """A layer in its place in a net.
 
     Attributes
     ----------
-    parameters : the other fields of LayerParameter by name, sub-messages as mappings, lists as lists
-    unread : further fields in wire format, as they stood in the file that the layer was read from
+    operation : what it computes
     origin : the call of a module of torch's whose output is the first top; None where there is no such call
     shapes : of the tops, as torch says; () where it was not asked
     """
 
     name: str
-    type: str
+    operation: Operation
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
     blobs: tuple[Blob, ...] = ()
-    unread: tuple[Piece, ...] = ()
     origin: Call | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def type(self) -> str:
+        """What Caffe calls its operation."""
+        return self.operation.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,17 @@ class Net:
         return replace(self, layers=layers)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tops that the caller fills."""
+        return tuple(top for layer in self.layers if isinstance(layer.operation, Input) for top in layer.tops)
+
+    @property
+    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the inputs, as far as they are declared."""
+        layers = ((layer.operation, len(layer.tops)) for layer in self.layers)
+        return tuple(shape for op, count in layers if isinstance(op, Input) for shape in op.declared(count))
+
+    @property
     def consumers(self) -> Mapping[str, Sequence[Layer]]:
         """Who takes each top, as often as it does; nothing for tops that nobody takes."""
         found: dict[str, list[Layer]] = {}
@@ -139,8 +152,12 @@ class Net:
     @property
     def ends(self) -> tuple[str, ...]:
         """The outputs, or where the net does not say, the tops that nobody takes."""
-        consumers = self.consumers
-        return self.outputs or tuple(top for layer in self.layers for top in layer.tops if top not in consumers)
+        left: dict[str, None] = {}
+        for layer in self.layers:  # one that writes over its bottom makes it anew
+            for bottom in layer.bottoms:
+                left.pop(bottom, None)
+            left.update(dict.fromkeys(layer.tops))
+        return self.outputs or tuple(left)
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from sys import byteorder
 from typing import TYPE_CHECKING
 
 from ..extents import Extent, Literal, Source
+from ..net.windows import Axis, Window
 from ..tensors import FLOAT32, Computed
-from .graph import Blob
+from .graph import Blob, computed
 
 if TYPE_CHECKING:
     from ..tensors import Array
@@ -37,6 +39,37 @@ def literal(shape: Shape, values: Sequence[float]) -> Blob:
     if byteorder == "big":
         floats.byteswap()
     return Blob(shape, Literal(floats.tobytes()))
+
+
+def symmetric(window: Window, weight: Blob) -> tuple[Window, Blob]:
+    """A window with as much padding on both sides, as Caffe pads, and a kernel with zeros on the side that had less.
+
+    For padding l and r, pad max(l, r) and |r - l| more rows: exact at every size.
+    """
+    if window.is_symmetric:
+        return window, weight
+    axes, rooms, offsets, steps = [], [], [], []
+    for axis in window.axes:
+        most, missing = max(axis.low, axis.high), abs(axis.high - axis.low)
+        # Zeros between the elements where the dilated kernel would not meet the room's edge.
+        step = axis.dilation if missing % axis.dilation else 1
+        dilation = axis.dilation // step
+        rooms.append((axis.extent + missing - 1) // dilation + 1)
+        offsets.append((most - axis.low) // dilation)
+        steps.append(step)
+        axes.append(Axis(rooms[-1], axis.stride, most, most, dilation))
+    kernel = weight.shape[-2:]
+    values = Embedded(computed(weight), kernel, tuple(rooms), tuple(offsets), tuple(steps))
+    first, second = axes
+    return Window((first, second)), replace(weight, shape=(*weight.shape[:-2], *rooms), values=values)
+
+
+def bordered(window: Window, weight: Blob) -> tuple[Window, Blob]:
+    """The same with a border of zeros around the kernel, and as much more padding; of a window padded alike."""
+    kernel = weight.shape[-2:]
+    room = (kernel[0] + 2, kernel[1] + 2)
+    values = Embedded(computed(weight), kernel, room, (1, 1))
+    return window.grown(1), replace(weight, shape=(*weight.shape[:-2], *room), values=values)
 
 
 class Filled(Computed):

@@ -7,18 +7,18 @@ what torch makes of its arguments. Then it takes a `Node`, which is a scope with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ..extents import Literal
+from ..net.operations import Convolution, Deconvolution, Eltwise, Flatten, Operation, Power, Rearrange, Reshape
+from ..net.windows import ONE_PIXEL, Axis, Window
 from ..tensors import FLOAT32
 from . import kernels
 from .builder import Builder
 from .graph import Blob, Layer
 from .operands import Constant, Label, Operand, UnsupportedError, Value
 from .views import Shape, View
-from .windows import ONE_PIXEL, Axis, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,46 +32,37 @@ class Scope:
 
     def layers(
         self,
-        kind: str,
+        operation: Operation,
         bottoms: Sequence[Value],
-        shapes: Sequence[Shape],
-        parameters: Mapping[str, Any] | None = None,
+        count: int,
         blobs: Sequence[Blob] = (),
         part: str = "",
     ) -> list[Value]:
-        """Adds a layer with a top of each of these shapes; `part` tells it from others that the same node makes."""
+        """Adds a layer with so many tops; `part` tells it from others that the same node makes."""
         names = tuple(value.top for value in bottoms)
-        layer = Layer("", kind, names, (), parameters or {}, tuple(blobs), shapes=tuple(shapes))
+        shapes = operation.top_shapes([value.blob for value in bottoms], count)
+        layer = Layer("", operation, names, (), tuple(blobs), shapes=shapes)
         tops = self.builder.add(self.label, part, layer)
         return [Value(top, shape, View.of(shape)) for top, shape in zip(tops, shapes, strict=True)]
 
     def layer(
-        self,
-        kind: str,
-        bottoms: Sequence[Value],
-        shape: Shape,
-        parameters: Mapping[str, Any] | None = None,
-        blobs: Sequence[Blob] = (),
-        part: str = "",
+        self, operation: Operation, bottoms: Sequence[Value], blobs: Sequence[Blob] = (), part: str = ""
     ) -> Value:
-        """Adds a layer with one top of this shape."""
-        (top,) = self.layers(kind, bottoms, [shape], parameters, blobs, part)
+        """Adds a layer with one top."""
+        (top,) = self.layers(operation, bottoms, 1, blobs, part)
         return top
 
-    def pointwise(self, kind: str, x: Operand, parameters: Mapping[str, Any] | None = None, part: str = "") -> Value:
+    def pointwise(self, operation: Operation, x: Operand, part: str = "") -> Value:
         """A layer that works on each element by itself, whatever the blob's shape."""
         x = self.activation(x)
-        return replace(self.layer(kind, [x], x.blob, parameters, part=part), view=x.view)
+        return replace(self.layer(operation, [x], part=part), view=x.view)
 
     def power(self, x: Operand, power: float = 1, scale: float = 1, shift: float = 0, part: str = "") -> Value:
         """(shift + scale * x) ** power"""
         if power == 2 and (scale, shift) == (1, 0):
             x = self.activation(x)
             return self.eltwise("PROD", x, x, part=part)
-        given = {"power": power, "scale": scale, "shift": shift}
-        defaults = {"power": 1, "scale": 1, "shift": 0}
-        changed = {name: float(value) for name, value in given.items() if value != defaults[name]}
-        return self.pointwise("Power", x, {"power_param": changed}, part)
+        return self.pointwise(Power(float(power), float(scale), float(shift)), x, part)
 
     def eltwise(self, method: str, x: Value, y: Value, coefficients: Sequence[float] = (), part: str = "") -> Value:
         """Two values of the same shape, element by element: SUM, PROD or MAX."""
@@ -81,44 +72,31 @@ class Scope:
             if x.blob != y.blob:
                 y = self.reshaped(y, x.blob)
             x = replace(x, view=View.of(x.shape))
-        parameters = {"eltwise_param": {"operation": method, **({"coeff": list(coefficients)} if coefficients else {})}}
-        return replace(self.layer("Eltwise", [x, y], x.blob, parameters, part=part), view=x.view)
+        return replace(self.layer(Eltwise(method, tuple(coefficients)), [x, y], part=part), view=x.view)
 
     def convolution(
         self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
     ) -> Value:
         """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
-        window, weight = window.symmetric(weight)
-        batch, channels, *size = x.blob
+        window, weight = kernels.symmetric(window, weight)
+        _, channels, *size = x.blob
         if groups == channels == weight.shape[0] and _is_misread(window, size):
-            window, weight = window.enlarged(weight)
-        shape = (batch, weight.shape[0], *(axis.convolved(n) for axis, n in zip(window.axes, size, strict=True)))
-        if min(shape) < 1:
+            window, weight = kernels.bordered(window, weight)
+        if any(axis.convolved(n) < 1 for axis, n in zip(window.axes, size, strict=True)):
             raise UnsupportedError(f"leaves nothing of an image of {size}")
-        return self._convolution("Convolution", x, shape, weight, bias, window, groups, part)
+        blobs = (weight,) if bias is None else (weight, bias)
+        operation = Convolution(weight.shape[0], window, groups, bias is not None)
+        return self.layer(operation, [x], blobs, part)
 
     def deconvolution(
         self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
     ) -> Value:
         """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
         if all((axis.kernel, axis.stride) == (1, 1) for axis in window.axes) and any(axis.low for axis in window.axes):
-            window, weight = window.enlarged(weight)  # OpenCV does not crop what a single pixel makes
-        batch, _, *size = x.blob
-        sizes = (axis.transposed(n) for axis, n in zip(window.axes, size, strict=True))
-        shape = (batch, weight.shape[1] * groups, *sizes)
-        return self._convolution("Deconvolution", x, shape, weight, bias, window, groups, part)
-
-    def _convolution(
-        self, kind: str, x: Value, shape: Shape, weight: Blob, bias: Blob | None, window: Window, groups: int, part: str
-    ) -> Value:
-        parameters = {
-            "num_output": shape[1],
-            **({"bias_term": False} if bias is None else {}),
-            **window.parameters(),
-            **({"group": groups} if groups > 1 else {}),
-        }
+            window, weight = kernels.bordered(window, weight)  # OpenCV does not crop what a single pixel makes
         blobs = (weight,) if bias is None else (weight, bias)
-        return self.layer(kind, [x], shape, {"convolution_param": parameters}, blobs, part)
+        operation = Deconvolution(weight.shape[1] * groups, window, groups, bias is not None)
+        return self.layer(operation, [x], blobs, part)
 
     def pointwise_convolution(self, x: Value, weight: Blob, bias: Blob | None = None, part: str = "") -> Value:
         """A 1x1 convolution: every pixel's channels multiplied by a matrix."""
@@ -148,10 +126,9 @@ class Scope:
             return known[x.top, shape]
         keeps_batch = len(shape) > 1 and shape[:1] == x.blob[:1]
         if keeps_batch and len(shape) == 2:
-            made = self._carried_out(x, "Flatten", shape, {}, part)
+            made = self._carried_out(x, Flatten(), part)
         else:
-            dims = [0, *shape[1:]] if keeps_batch else list(shape)
-            made = self._carried_out(x, "Reshape", shape, {"reshape_param": {"shape": {"dim": dims}}}, part)
+            made = self._carried_out(x, Reshape.to(shape) if keeps_batch else Reshape(shape), part)
         known[x.top, shape] = made
         return made
 
@@ -193,17 +170,15 @@ class Scope:
         """What a view says, as a layer that `passes.dialects` puts into the words of each dialect."""
         known = self.builder.known
         if (x.top, x.view) not in known:
-            parameters = {"blob": x.blob, "atoms": x.view.atoms, "order": x.view.order, "shape": x.shape}
-            known[x.top, x.view] = self._carried_out(
-                x, "Rearrange", x.shape, {"rearrange_param": parameters}, "permute"
-            )
+            moved = Rearrange(x.blob, x.view.atoms, x.view.order, x.shape)
+            known[x.top, x.view] = self._carried_out(x, moved, "permute")
         return known[x.top, x.view]
 
-    def _carried_out(self, x: Value, kind: str, shape: Shape, parameters: Mapping[str, Any], part: str) -> Value:
+    def _carried_out(self, x: Value, operation: Operation, part: str) -> Value:
         """A layer that carries out what a value's view says, called after the node that said so, if it is known."""
         if x.label is None:
-            return self.layer(kind, [x], shape, parameters, part=part)
-        return Scope(x.label, self.builder).layer(kind, [x], shape, parameters)
+            return self.layer(operation, [x], part=part)
+        return Scope(x.label, self.builder).layer(operation, [x])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..extents import Literal
+from ..net.operations import (
+    BatchNorm,
+    Convolution,
+    Eltwise,
+    Flatten,
+    InnerProduct,
+    Input,
+    Pooling,
+    ReLU,
+    Scale,
+    Softmax,
+)
+from ..net.windows import LONG, Window
 from ..tensors import Shaped, Tensor
 from .fitting import COUNTER, Wanted
 from .graph import Blob, Call, Layer, Net, Preprocessing
-from .windows import LONG
 
 Spec = tuple[str, str, tuple[int, ...]]
 """A tensor of a state dict: name, dtype, shape."""
@@ -45,7 +57,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Convolution:
+class NormalisedConvolution:
     """A convolution without bias, and the BatchNorm behind it."""
 
     name: str
@@ -115,27 +127,27 @@ class ResNet:
         layers = tuple(_Builder(tensors, self.epsilon).layers(self, size))
         return Net(self.name, layers, IMAGENET if self.channels == 3 else None)
 
-    def stem(self) -> Convolution:
+    def stem(self) -> NormalisedConvolution:
         """The first convolution."""
-        return Convolution("conv1", "bn1", self.channels, 64, 7, 2)
+        return NormalisedConvolution("conv1", "bn1", self.channels, 64, 7, 2)
 
-    def main(self, block: Block) -> list[Convolution]:
+    def main(self, block: Block) -> list[NormalisedConvolution]:
         """The convolutions of a block's main path."""
         inputs, width, outputs, at = block.inputs, block.width, block.outputs, block.name
         if self.bottleneck:
             rows = [(inputs, width, 1, 1, 1), (width, width, 3, block.stride, self.groups), (width, outputs, 1, 1, 1)]
         else:
             rows = [(inputs, outputs, 3, block.stride, 1), (outputs, outputs, 3, 1, 1)]
-        return [Convolution(f"{at}.conv{n}", f"{at}.bn{n}", *row) for n, row in enumerate(rows, 1)]
+        return [NormalisedConvolution(f"{at}.conv{n}", f"{at}.bn{n}", *row) for n, row in enumerate(rows, 1)]
 
-    def downsample(self, block: Block) -> list[Convolution]:
+    def downsample(self, block: Block) -> list[NormalisedConvolution]:
         """The convolution of a block's other path, if there is one."""
         name = f"{block.name}.downsample"
-        convolution = Convolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
+        convolution = NormalisedConvolution(f"{name}.0", f"{name}.1", block.inputs, block.outputs, 1, block.stride)
         return [convolution] if block.has_downsample else []
 
 
-def _conv_specs(convolution: Convolution) -> Iterator[Spec]:
+def _conv_specs(convolution: NormalisedConvolution) -> Iterator[Spec]:
     outputs, kernel = convolution.outputs, convolution.kernel
     yield f"{convolution.name}.weight", "float32", (outputs, convolution.inputs // convolution.groups, kernel, kernel)
     for part in ("weight", "bias", "running_mean", "running_var"):
@@ -154,12 +166,10 @@ class _Builder:
         return Blob(tensor.shape, tensor.as_float32(), origin=(name,))
 
     def layers(self, net: ResNet, size: tuple[int, int, int, int]) -> Iterator[Layer]:
-        yield Layer("data", "Input", (), ("data",), {"input_param": {"shape": [{"dim": list(size)}]}})
+        yield Layer("data", Input((size,)), (), ("data",))
         yield from self.convolution(net.stem(), "data")
         yield _relu("relu", "bn1.scale", Call("relu"))
-        yield _pooling(
-            "maxpool", "relu", {"pool": "MAX", "kernel_size": 3, "stride": 2, "pad": 1, "round_mode": "FLOOR"}
-        )
+        yield _pooling("maxpool", "relu", Pooling("MAX", Window.of((3, 3), (2, 2), (1, 1)), rounds_down=True))
         bottom = "maxpool"
         layers: list[Layer] = []
         for block in net.blocks():
@@ -170,13 +180,12 @@ class _Builder:
         # Its shape is said where it matters: to say it costs memory, since all are checked then.
         shapes = ((size[0], net.features, height, width),) if height * width > LONG else ()
         yield replace(layers[-1], shapes=shapes)
-        yield _pooling("avgpool", bottom, {"pool": "AVE", "global_pooling": True})
-        yield Layer("flatten", "Flatten", ("avgpool",), ("flatten",))
+        yield _pooling("avgpool", bottom, Pooling("AVE"))
+        yield Layer("flatten", Flatten(), ("avgpool",), ("flatten",))
         if net.classes:
             blobs = (self.blob("fc.weight"), self.blob("fc.bias"))
-            parameters = {"inner_product_param": {"num_output": net.classes}}
-            yield Layer("fc", "InnerProduct", ("flatten",), ("fc",), parameters, blobs, origin=Call("fc"))
-            yield Layer("prob", "Softmax", ("fc",), ("prob",))
+            yield Layer("fc", InnerProduct(net.classes), ("flatten",), ("fc",), blobs, Call("fc"))
+            yield Layer("prob", Softmax(), ("fc",), ("prob",))
 
     def block(self, net: ResNet, block: Block, bottom: str) -> Iterator[Layer]:
         *inner, last = net.main(block)
@@ -190,41 +199,27 @@ class _Builder:
             yield from self.convolution(convolution, bottom)
             bottom = f"{convolution.norm}.scale"
         add = f"{block.name}.add"
-        yield Layer(add, "Eltwise", (f"{last.norm}.scale", bottom), (add,), {"eltwise_param": {"operation": "SUM"}})
+        yield Layer(add, Eltwise("SUM"), (f"{last.norm}.scale", bottom), (add,))
         yield _relu(f"{block.name}.relu{len(inner) + 1}", add, Call(f"{block.name}.relu", len(inner)))
 
-    def convolution(self, c: Convolution, bottom: str) -> Iterator[Layer]:
-        window = {"pad": [c.kernel // 2], "kernel_size": [c.kernel], "stride": [c.stride]}
-        parameters = {
-            "num_output": c.outputs,
-            "bias_term": False,
-            **window,
-            **({"group": c.groups} if c.groups > 1 else {}),
-        }
-        yield Layer(
-            c.name,
-            "Convolution",
-            (bottom,),
-            (c.name,),
-            {"convolution_param": parameters},
-            (self.blob(f"{c.name}.weight"),),
-            origin=Call(c.name),
-        )
+    def convolution(self, c: NormalisedConvolution, bottom: str) -> Iterator[Layer]:
+        half = c.kernel // 2
+        window = Window.of((c.kernel, c.kernel), (c.stride, c.stride), (half, half))
+        operation = Convolution(c.outputs, window, c.groups, has_bias=False)
+        yield Layer(c.name, operation, (bottom,), (c.name,), (self.blob(f"{c.name}.weight"),), Call(c.name))
         statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
-        norm = {"batch_norm_param": {"use_global_stats": True, "eps": self.epsilon}}
-        yield Layer(c.norm, "BatchNorm", (c.name,), (c.norm,), norm, statistics)
+        yield Layer(c.norm, BatchNorm(self.epsilon), (c.name,), (c.norm,), statistics)
         affine = (self.blob(f"{c.norm}.weight"), self.blob(f"{c.norm}.bias"))
         scale = f"{c.norm}.scale"
-        with_bias = {"scale_param": {"bias_term": True}}
-        yield Layer(scale, "Scale", (c.norm,), (scale,), with_bias, affine, origin=Call(c.norm))
+        yield Layer(scale, Scale(has_bias=True), (c.norm,), (scale,), affine, Call(c.norm))
 
 
 def _relu(name: str, bottom: str, call: Call) -> Layer:
-    return Layer(name, "ReLU", (bottom,), (name,), origin=call)
+    return Layer(name, ReLU(), (bottom,), (name,), origin=call)
 
 
-def _pooling(name: str, bottom: str, parameters: Mapping[str, object]) -> Layer:
-    return Layer(name, "Pooling", (bottom,), (name,), {"pooling_param": parameters}, origin=Call(name))
+def _pooling(name: str, bottom: str, pooling: Pooling) -> Layer:
+    return Layer(name, pooling, (bottom,), (name,), origin=Call(name))
 
 
 RESNETS = {

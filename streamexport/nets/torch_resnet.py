@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .resnet import Block, Convolution, ResNet
+from .resnet import Block, NormalisedConvolution, ResNet
 
 
 def module(net: ResNet) -> nn.Module:
@@ -23,7 +23,7 @@ def module(net: ResNet) -> nn.Module:
     return made
 
 
-def _convolution(c: Convolution) -> nn.Conv2d:
+def _convolution(c: NormalisedConvolution) -> nn.Conv2d:
     return nn.Conv2d(c.inputs, c.outputs, c.kernel, c.stride, c.kernel // 2, groups=c.groups, bias=False)
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, FaultError, NetError, reason
+from ..net.operations import Input
 from ..tensors import Tensor
 from . import ends, modules
 from .builder import Builder
@@ -185,8 +186,7 @@ class _Walk:
                     self.unmade.add(node)
                 self.results[node] = self.placeholder(node) if node.op == "placeholder" else self.call(node)
         made = [*self.returned(ends_early=bool(last)), *self.ended(last)]
-        shape = {"shape": [{"dim": list(self.shape)}]}
-        data = Layer(INPUT, "Input", (), (INPUT,), {"input_param": shape}, shapes=(self.shape,))
+        data = Layer(INPUT, Input((self.shape,)), (), (INPUT,), shapes=(self.shape,))
         layers, tops = self.builder.finished(data)
         inexpressible = refusal(layers)
         if inexpressible:
@@ -211,7 +211,7 @@ class _Walk:
             with suppress(Error):
                 if self.refused and names:
                     self.net(names, refusal)
-                    return f"everything up to {' and '.join(names)} can: {' '.join(f'`end={name}`' for name in names)}"
+                    return f"everything up to {' and '.join(names)} can: {' '.join(f'--end {name}' for name in names)}"
         return None
 
     def placeholder(self, node: fx.Node) -> Value | Constant:

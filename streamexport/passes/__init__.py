@@ -10,7 +10,6 @@ from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, pre
 
 def apply(
     net: Net,
-    ranks_of: opencv.Ranks,
     *,
     dialect: str = "portable",
     fold_batchnorm: bool = False,
@@ -31,7 +30,7 @@ def apply(
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)
-    net = opencv.keep_apart(outputs.apart(cleaning.clean(net)), dialect, ranks_of)
+    net = opencv.keep_apart(outputs.apart(cleaning.clean(net)), dialect)
     if in_place:
         net = cleaning.write_in_place(net)
     net = precision.store(net, dtype)

@@ -2,7 +2,7 @@
 
 Nets come with three things that not all of them know, and leave in words that the dialect's readers do:
 
-    Pooling with `round_mode: FLOOR`, PyTorch's way of rounding sizes; Caffe's own is to round up
+    Pooling that rounds sizes down, PyTorch's way; Caffe's own is to round up
         portable    pool rounding up, then crop to the size of a pooling without padding that comes out right
         bvlc        `round_mode: FLOOR`, which BVLC master alone knows
         opencv, ssd `ceil_mode: false`
@@ -23,9 +23,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
-from typing import Any
 
 from ..errors import NetError
+from ..net.operations import (
+    Clip,
+    Convolution,
+    Crop,
+    Eltwise,
+    Operation,
+    Permute,
+    Pooling,
+    Power,
+    Rearrange,
+    ReLU,
+    ReLU6,
+    Reshape,
+    Shape,
+)
+from ..net.windows import ONE_PIXEL, Window
 from ..nets import kernels
 from ..nets.graph import InexpressibleError, Layer, Net
 
@@ -65,53 +80,42 @@ def refusal(layers: Sequence[Layer], dialect: str) -> InexpressibleError | None:
 
 
 def _expressed(layer: Layer, dialect: str) -> list[Layer]:
-    express_one = _EXPRESSIONS.get(layer.type)
+    express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 
 
 def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:
-    pooling = layer.parameters["pooling_param"]
-    if pooling.get("round_mode") != "FLOOR" or dialect == "bvlc":
+    pooling = layer.operation
+    assert isinstance(pooling, Pooling)
+    if not pooling.rounds_down or dialect == "bvlc":
         yield layer
-        return
-    rest = {name: value for name, value in pooling.items() if name != "round_mode"}
-    if dialect == "portable":
-        yield from _cropped(layer, rest)
+    elif dialect == "portable":
+        yield from _cropped(layer, pooling)
     else:
-        yield replace(layer, parameters={"pooling_param": {**rest, "ceil_mode": False}})
+        yield replace(layer, operation=replace(pooling, says_ceil_mode=True))
 
 
-def _cropped(layer: Layer, pooling: Mapping[str, Any]) -> Iterator[Layer]:
-    kernel, stride, pad = (_sizes(pooling, *names) for names in _WINDOW)
+def _cropped(layer: Layer, pooling: Pooling) -> Iterator[Layer]:
+    window = pooling.window
+    assert window is not None
+    kernel, stride, pad = window.kernel, window.stride, window.pad
     reference = [k + s - 1 - 2 * p for k, s, p in zip(kernel, stride, pad, strict=True)]
     # Along an axis of stride 1 nothing is rounded: there a reference that would be empty may be the pooling itself, padding
     # and all. Caffe then drops windows that begin behind the image, which has to leave the other axis alone.
     padded = [p if s == 1 and r < 1 else 0 for s, p, r in zip(stride, pad, reference, strict=True)]
-    reference = [k if p else r for k, p, r in zip(kernel, padded, reference, strict=True)]
-    if min(reference) < 1 or (any(padded) and any(r < s for r, s in zip(reference, stride, strict=True))):
+    down, right = (k if p else r for k, p, r in zip(kernel, padded, reference, strict=True))
+    if min(down, right) < 1 or (any(padded) and (down < stride[0] or right < stride[1])):
         raise NetError(
             "its pooling has more padding than can be cropped again",
             tensor=f"layer {layer.name}",
-            advice="use `dialect=bvlc`, opencv or ssd",
+            advice="use --dialect bvlc, opencv or ssd",
         )
     size, crop = f"{layer.name}.size", f"{layer.name}.crop"
     # Not the shapes that torch says: those are the cropped one's.
-    yield replace(layer, parameters={"pooling_param": pooling}, origin=None, shapes=())
-    window: dict[str, Any] = {"pool": "MAX"}
-    windows = (reference, stride, padded) if any(padded) else (reference, stride)
-    for (whole, *parts), pair in zip(_WINDOW, windows, strict=False):
-        window |= {whole: pair[0]} if pair[0] == pair[1] else dict(zip(parts, pair, strict=True))
-    yield Layer(size, "Pooling", layer.bottoms, (size,), {"pooling_param": window})
-    yield Layer(crop, "Crop", (*layer.tops, size), (crop,), {"crop_param": {"axis": 2, "offset": [0]}})
-
-
-_WINDOW = (("kernel_size", "kernel_h", "kernel_w"), ("stride", "stride_h", "stride_w"), ("pad", "pad_h", "pad_w"))
-
-
-def _sizes(pooling: Mapping[str, Any], whole: str, *parts: str) -> list[int]:
-    """Both sizes of a window."""
-    default = pooling.get(whole, 0 if whole == "pad" else 1)
-    return [pooling.get(part, default) for part in parts]
+    yield replace(layer, operation=replace(pooling, rounds_down=False), origin=None, shapes=())
+    sized = Pooling("MAX", Window.of((down, right), stride, (padded[0], padded[1])))
+    yield Layer(size, sized, layer.bottoms, (size,))
+    yield Layer(crop, Crop(2, (0,)), (*layer.tops, size), (crop,))
 
 
 def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
@@ -119,33 +123,36 @@ def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
 
     A distance from a limit is rounded to the limit's last place: no limits but those near the values are subtracted.
     """
-    low, high = (layer.parameters["clip_param"][name] for name in ("min", "max"))
+    clip = layer.operation
+    assert isinstance(clip, Clip)
+    low, high = clip.low, clip.high
     if dialect == "bvlc":
         yield layer
         return
     if dialect in HAVE_PERMUTE and (low, high) == (0, 6):
-        yield replace(layer, type="ReLU6", parameters={})
+        yield replace(layer, operation=ReLU6())
         return
     name, bottom = layer.name, layer.bottoms[0]
+    negated, flipped = Power(scale=-1.0), Power(scale=-1.0, shift=high)
     if low == 0 and high <= NEAR:
-        steps: list[tuple[str, str, tuple[str, ...], Mapping[str, Any]]] = [
-            ("above", "ReLU", (), {}),
-            ("high", "Power", (), {"power_param": {"scale": -1.0, "shift": high}}),
-            ("below", "ReLU", (), {}),
-            ("", "Power", (), {"power_param": {"scale": -1.0, "shift": high}}),
+        steps: list[tuple[str, Operation, tuple[str, ...]]] = [
+            ("above", ReLU(), ()),
+            ("high", flipped, ()),
+            ("below", ReLU(), ()),
+            ("", flipped, ()),
         ]
     else:
         steps = [
-            ("low", "Power", (), {"power_param": {"scale": 0.0, "shift": low}}),
-            ("above", "Eltwise", (bottom,), {"eltwise_param": {"operation": "MAX"}}),
-            ("negated", "Power", (), {"power_param": {"scale": -1.0}}),
-            ("high", "Power", (), {"power_param": {"scale": 0.0, "shift": -high}}),
-            ("below", "Eltwise", (f"{name}.negated",), {"eltwise_param": {"operation": "MAX"}}),
-            ("", "Power", (), {"power_param": {"scale": -1.0}}),
+            ("low", Power(scale=0.0, shift=low), ()),
+            ("above", Eltwise("MAX"), (bottom,)),
+            ("negated", negated, ()),
+            ("high", Power(scale=0.0, shift=-high), ()),
+            ("below", Eltwise("MAX"), (f"{name}.negated",)),
+            ("", negated, ()),
         ]
-    for part, kind, others, parameters in steps:
+    for part, operation, others in steps:
         made = f"{name}.{part}" if part else name
-        yield Layer(made, kind, (*others, bottom), (made,), parameters, shapes=layer.shapes)
+        yield Layer(made, operation, (*others, bottom), (made,), shapes=layer.shapes)
         bottom = made
 
 
@@ -154,17 +161,15 @@ NEAR = 8
 
 
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
-    parameters = layer.parameters["rearrange_param"]
-    blob, shape = parameters["blob"], parameters["shape"]
-    atoms, order = tuple(parameters["atoms"]), tuple(parameters["order"])
+    moved = layer.operation
+    assert isinstance(moved, Rearrange)
+    blob, shape, atoms, order = moved.blob, moved.shape, moved.atoms, moved.order
     if blob[0] == 1:  # a batch of one is no atom
         atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
     turned = tuple(atoms[atom] for atom in order)
     if dialect in HAVE_PERMUTE:
-        steps: list[Layer] = _reshape(layer, "split", blob, atoms)
-        steps.append(
-            Layer(f"{layer.name}.turn", "Permute", (), (), {"permute_param": {"order": order}}, shapes=(turned,))
-        )
+        steps = _reshape(layer, "split", blob, atoms)
+        steps.append(Layer(f"{layer.name}.turn", Permute(order), (), (), shapes=(turned,)))
         steps += _reshape(layer, "join", turned, shape)
     else:
         columns = _channels(blob, atoms, order)
@@ -172,18 +177,14 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
             raise NetError(
                 f"turns dimensions of {list(blob)}",
                 tensor=f"layer {layer.name}",
-                advice="`dialect=opencv` or ssd has the layer Permute for it",
+                advice="--dialect opencv or ssd has the layer Permute for it",
             )
         channels = blob[1]
         image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))
-        window = {"num_output": channels, "bias_term": False, "pad": [0], "kernel_size": [1], "stride": [1]}
+        pick = Convolution(channels, ONE_PIXEL, has_bias=False)
         picking = kernels.selected((channels, channels, 1, 1), columns)
         steps = _reshape(layer, "split", blob, image)
-        steps.append(
-            Layer(
-                f"{layer.name}.pick", "Convolution", (), (), {"convolution_param": window}, (picking,), shapes=(image,)
-            )
-        )
+        steps.append(Layer(f"{layer.name}.pick", pick, (), (), (picking,), shapes=(image,)))
         steps += _reshape(layer, "join", image, shape)
     bottoms = layer.bottoms
     for step in steps[:-1]:
@@ -192,16 +193,11 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     yield replace(steps[-1], name=layer.name, bottoms=bottoms, tops=layer.tops)
 
 
-def _reshape(layer: Layer, part: str, shape: Sequence[int], wanted: Sequence[int]) -> list[Layer]:
-    if tuple(shape) == tuple(wanted):
+def _reshape(layer: Layer, part: str, shape: Shape, wanted: Shape) -> list[Layer]:
+    if shape == wanted:
         return []
-    parameters = _to(wanted) if shape[0] == wanted[0] else {"reshape_param": {"shape": {"dim": list(wanted)}}}
-    return [Layer(f"{layer.name}.{part}", "Reshape", (), (), parameters, shapes=(tuple(wanted),))]
-
-
-def _to(shape: Sequence[int]) -> Mapping[str, Any]:
-    """A Reshape's parameters that keep the size of the batch, whatever it is."""
-    return {"reshape_param": {"shape": {"dim": [0, *shape[1:]]}}}
+    reshape = Reshape.to(wanted) if shape[0] == wanted[0] else Reshape(wanted)
+    return [Layer(f"{layer.name}.{part}", reshape, (), (), shapes=(wanted,))]
 
 
 def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -> list[int] | None:
@@ -215,8 +211,8 @@ def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -
     return [sum(place * steps[atom] for place, atom in zip(places, inner, strict=True)) for places in product(*ranges)]
 
 
-_EXPRESSIONS: Mapping[str, Callable[[Layer, str], Iterator[Layer]]] = {
-    "Pooling": _pooling,
-    "Clip": _clip,
-    "Rearrange": _rearrange,
+_EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
+    Pooling: _pooling,
+    Clip: _clip,
+    Rearrange: _rearrange,
 }

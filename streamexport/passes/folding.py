@@ -13,13 +13,14 @@ All of it is computed in float64, for the range of channels that is asked for, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import NetError
 from ..extents import Extent, Source
+from ..net.operations import BatchNorm, Convolution, InnerProduct, Operation, Scale
 from ..nets.graph import Blob, Layer, Net, computed
 from ..nets.kernels import Filled
 from ..tensors import FLOAT32, FLOAT64, Cast, Computed
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from ..tensors import Array
 
 ORDERS = ("rgb", "bgr")
-WEIGHTED = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}
-"""Layers whose outputs are the rows of their weights, and what their parameters are called."""
-
 AHEAD = 1024
 """Channels of statistics that are computed at once: 8 KiB."""
 
@@ -39,18 +37,18 @@ def fold_batchnorm(net: Net) -> Net:
     """The net without the BatchNorm, and Scale behind it, that follow convolutions and inner products."""
     consumers = net.consumers
 
-    def follower(layer: Layer, kind: str) -> Layer | None:
-        """The layer of that type that alone takes what `layer` makes."""
+    def follower(layer: Layer, kind: type[Operation]) -> Layer | None:
+        """The layer of that kind that alone takes what `layer` makes."""
         taking = consumers.get(layer.tops[0], [])
         is_alone = len(taking) == 1 and layer.tops[0] not in net.outputs
-        return taking[0] if is_alone and taking[0].type == kind else None
+        return taking[0] if is_alone and isinstance(taking[0].operation, kind) else None
 
     merged: dict[str, Layer | None] = {}
     for layer in net.layers:
-        norm = follower(layer, "BatchNorm") if _makes_channels(layer) else None
+        norm = follower(layer, BatchNorm) if layer.operation.makes_channels else None
         if norm is None or norm.blobs[0].count != layer.blobs[0].shape[0]:  # else its bottom was given another shape
             continue
-        scale = follower(norm, "Scale")
+        scale = follower(norm, Scale)
         if scale is not None and (len(scale.bottoms) > 1 or scale.blobs[0].shape != norm.blobs[0].shape):
             scale = None
         merged |= {layer.name: _merged(layer, norm, scale), norm.name: None}
@@ -58,11 +56,6 @@ def fold_batchnorm(net: Net) -> Net:
             merged[scale.name] = None
     layers = (merged.get(layer.name, layer) for layer in net.layers)
     return net.with_layers(tuple(layer for layer in layers if layer is not None))
-
-
-def _makes_channels(layer: Layer) -> bool:
-    """Whether the rows of a layer's weights make its top's second dimension, which BatchNorm takes for the channels."""
-    return layer.type in WEIGHTED and layer.parameters[WEIGHTED[layer.type]].get("axis", 1) == 1
 
 
 def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
@@ -76,7 +69,7 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     if expected is None:
         raise NetError(
             "the net is not known to take RGB images, nor how they are normalised: its input stays as it is",
-            advice="say it with `mean=` and `std=`",
+            advice="say it with --mean and --std",
         )
     reverse = order == "bgr"
     if reverse and expected.order != "RGB":
@@ -93,11 +86,11 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
 
 def _for_channels(layer: Layer, factors: Sequence[float], reverse: bool) -> Layer:
     """A convolution that takes the input, for channels each divided by its factor, in reverse if asked for."""
-    if layer.type != "Convolution" or layer.parameters[WEIGHTED[layer.type]].get("group", 1) > 1:
+    if not isinstance(layer.operation, Convolution) or layer.operation.groups > 1:
         raise NetError(
             "takes the input, and only convolutions without groups can take in its scale and order",
             tensor=f"layer {layer.name}",
-            advice="leave out `fold_input_scale=` and `input_order=`",
+            advice="leave out --fold-input-scale and --input-order",
         )
     weight, *rest = layer.blobs
     values = Cast(InputChannels(computed(weight), weight.shape, factors, reverse), FLOAT32)
@@ -105,7 +98,7 @@ def _for_channels(layer: Layer, factors: Sequence[float], reverse: bool) -> Laye
 
 
 def _merged(layer: Layer, norm: Layer, scale: Layer | None) -> Layer:
-    kind = WEIGHTED[layer.type]
+    assert isinstance(layer.operation, (Convolution, InnerProduct))
     weight, *biases = layer.blobs
     statistics = Statistics(norm, scale)
     folded = Cast(PerChannel(computed(weight), statistics, prod(weight.shape[1:])), FLOAT32)
@@ -116,9 +109,9 @@ def _merged(layer: Layer, norm: Layer, scale: Layer | None) -> Layer:
         replace(weight, values=folded, origin=weight.origin + origin),
         Blob((weight.shape[0],), bias, origin=tuple(name for blob in biases for name in blob.origin) + origin),
     )
-    with_bias: Mapping[str, Any] = {kind: {**layer.parameters[kind], "bias_term": True}}
     last = parts[-1]
-    return replace(layer, tops=last.tops, parameters=with_bias, blobs=blobs, origin=last.origin)
+    with_bias = replace(layer.operation, has_bias=True)
+    return replace(layer, tops=last.tops, operation=with_bias, blobs=blobs, origin=last.origin)
 
 
 class Statistics(Computed):
@@ -134,7 +127,8 @@ class Statistics(Computed):
         held = [] if scale is None else [computed(blob) for blob in scale.blobs]
         self.scale: Computed = held[0] if held else Filled(self.mean.count, 1)
         self.bias: Computed = held[1] if len(held) > 1 else Filled(self.mean.count, 0)
-        self.epsilon = norm.parameters["batch_norm_param"]["eps"]
+        assert isinstance(norm.operation, BatchNorm)
+        self.epsilon = norm.operation.epsilon
         self.name, self.count = norm.name, self.scale.count
         self._kept: tuple[int, Array] | None = None
 

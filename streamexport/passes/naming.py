@@ -10,18 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from ..net.operations import BatchNorm, Crop, Input, Pooling, Scale, Softmax
 from ..nets.graph import Layer, Net
 
 STYLES = ("torch", "classic")
-
-_STEMS = {
-    "Convolution": "conv",
-    "BatchNorm": "batch_norm",
-    "ReLU": "relu",
-    "Eltwise": "add",
-    "Flatten": "view",
-    "InnerProduct": "fc",
-}
 
 
 def rename(net: Net, style: str) -> Net:
@@ -32,10 +24,10 @@ def rename(net: Net, style: str) -> Net:
 
     def follows_norm(layer: Layer) -> bool:
         """Whether a Scale alone takes what a BatchNorm makes, over which it is written then."""
-        if layer.type != "Scale" or len(layer.bottoms) > 1:
+        if not isinstance(layer.operation, Scale) or len(layer.bottoms) > 1:
             return False
         bottom = layer.bottoms[0]
-        return makers[bottom].type == "BatchNorm" and takers[bottom] == 1 and bottom not in net.outputs
+        return isinstance(makers[bottom].operation, BatchNorm) and takers[bottom] == 1 and bottom not in net.outputs
 
     counts: Counter[str] = Counter()
     names: dict[str, str] = {}
@@ -43,12 +35,14 @@ def rename(net: Net, style: str) -> Net:
     layers = []
     for layer in net.layers:
         base, _, part = layer.name.rpartition(".")
-        if layer.type in ("Pooling", "Crop") and base in names:  # made by a pass from the layer called `base`
+        if (
+            isinstance(layer.operation, (Pooling, Crop)) and base in names
+        ):  # made by a pass from the layer called `base`
             name, top = f"{names[base]}_{part}", f"{tops[base]}_{part}"
-        elif layer.type in ("Input", "Softmax"):
+        elif isinstance(layer.operation, (Input, Softmax)):
             name = top = layer.name
         else:
-            stem = "bn_scale" if follows_norm(layer) else _stem(layer)
+            stem = "bn_scale" if follows_norm(layer) else layer.operation.stem
             counts[stem] += 1
             name = f"{stem}{counts[stem]}"
             is_in_place = follows_norm(layer) or layer.tops == layer.bottoms
@@ -59,9 +53,3 @@ def rename(net: Net, style: str) -> Net:
         tops.update(zip(layer.tops, named, strict=True))
         layers.append(replace(layer, name=name, bottoms=bottoms, tops=tuple(named)))
     return replace(net, layers=tuple(layers), outputs=tuple(tops[top] for top in net.outputs))
-
-
-def _stem(layer: Layer) -> str:
-    if layer.type == "Pooling":
-        return "ave_pool" if layer.parameters["pooling_param"]["pool"] == "AVE" else "max_pool"
-    return _STEMS.get(layer.type, layer.type.lower())

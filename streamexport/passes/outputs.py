@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..net.operations import Flatten, Input, Rearrange, Reshape, Softmax, Split
 from ..nets.graph import Layer, Net
 from .cleaning import without_dead
 
-MOVES = ("Reshape", "Flatten", "Rearrange")
+MOVES = (Reshape, Flatten, Rearrange)
 """Layers whose top has the elements of their bottom, in another shape or order."""
 
 
@@ -51,7 +52,7 @@ def apart(net: Net) -> Net:
         if output in consumers or net.outputs.count(output) > 1 or len(maker.tops) > 1:
             name = _free(f"{output}.output", names)
             origin = None if index else maker.origin
-            copy = Layer(name, "Split", (output,), (name,), origin=origin, shapes=maker.shapes[index : index + 1])
+            copy = Layer(name, Split(), (output,), (name,), origin=origin, shapes=maker.shapes[index : index + 1])
             copies.setdefault(maker.name, []).append(copy)
             names.add(name)
             output = name
@@ -63,9 +64,9 @@ def apart(net: Net) -> Net:
 def _chain(makers: Mapping[str, Layer], top: str) -> tuple[Layer, ...]:
     """The softmax that an output is, and what gives it another shape or order; () if it is none."""
     layer = makers[top]
-    if layer.type == "Softmax":
-        return (layer,) if makers[layer.bottoms[0]].type != "Input" else ()
-    chain = _chain(makers, layer.bottoms[0]) if layer.type in MOVES else ()
+    if isinstance(layer.operation, Softmax):
+        return (layer,) if not isinstance(makers[layer.bottoms[0]].operation, Input) else ()
+    chain = _chain(makers, layer.bottoms[0]) if isinstance(layer.operation, MOVES) else ()
     return (*chain, layer) if chain else ()
 
 

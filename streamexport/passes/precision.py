@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..net.operations import KINDS
 from ..nets.graph import Blob, Layer, Net, computed
 from ..tensors import FLOAT16, FLOAT32, Cast, DType
 
 STORED = ("float32", "float16")
-LARGE = ("Convolution", "InnerProduct")
 
 
 def store(net: Net, dtype: str) -> Net:
@@ -28,10 +28,10 @@ def _single(layer: Layer) -> Layer:
 
 def _half(layer: Layer) -> Layer:
     # Models that other programs wrote as HDF5 do not say what a layer is: there, what has two axes and more.
-    if not layer.blobs or (layer.type not in LARGE and (layer.type or len(layer.blobs[0].shape) < 2)):
-        return layer
-    weight, *rest = layer.blobs
-    return replace(layer, blobs=(_cast(weight, FLOAT16), *rest))
+    kind = KINDS.get(layer.type, layer.operation)
+    large = kind.large_blobs if layer.type else sum(len(blob.shape) > 1 for blob in layer.blobs[:1])
+    halves = (_cast(blob, FLOAT16) for blob in layer.blobs[:large])
+    return replace(layer, blobs=(*halves, *layer.blobs[large:])) if large else layer
 
 
 def _cast(blob: Blob, dtype: DType) -> Blob:

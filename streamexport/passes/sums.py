@@ -12,13 +12,13 @@ Softmax divides by a sum, and is divided once more by what it then comes to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
+from ..net.operations import Flatten, Operation, Pooling, Power, Reshape, Scale, Shape, Softmax
+from ..net.windows import LONG, Window
 from ..nets.graph import Layer, Net
-from ..nets.windows import LONG
 
 MOST = 256
 """Elements of a step. For equal ones, the worst there are, three such steps come to 1e-5 of them."""
@@ -26,7 +26,8 @@ MOST = 256
 MANY = 32768
 """Elements that Softmax sums within 1e-5: it adds in another order than Pooling."""
 
-Shape = tuple[int, ...]
+AVERAGE = Pooling("AVE")
+"""Of all that an image has."""
 
 
 def shorten(net: Net) -> Net:
@@ -34,12 +35,12 @@ def shorten(net: Net) -> Net:
     shapes: dict[str, Shape] = {}
     layers: list[Layer] = []
     for layer in net.layers:
-        pooling = layer.parameters.get("pooling_param", {})
+        operation = layer.operation
         bottom = shapes.get(layer.bottoms[0]) if layer.bottoms else None
-        if pooling.get("pool") == "AVE" and bottom is not None:
-            layers += _shortened(layer, pooling, bottom)
-        elif layer.type == "Softmax" and bottom is not None:
-            layers += _normalised(layer, bottom)
+        if isinstance(operation, Pooling) and operation.method == "AVE" and bottom is not None:
+            layers += _shortened(layer, operation, bottom)
+        elif isinstance(operation, Softmax) and bottom is not None:
+            layers += _normalised(layer, operation.axis, bottom)
         else:
             layers.append(layer)
         shapes.update(zip(layer.tops, layer.shapes, strict=False))
@@ -90,25 +91,24 @@ class _Axis:
         return _Axis(step.count, kernel, kernel, 0)
 
 
-def _shortened(layer: Layer, pooling: Mapping[str, Any], bottom: Shape) -> list[Layer]:
-    size = bottom[2:]
-    if pooling.get("global_pooling"):
-        rows, columns = (_Axis(n, n, n, 0) for n in size)
-    else:
-        kernel, stride, pad = (_both(pooling, *names) for names in _WORDS)
-        rows, columns = (_Axis(*axis) for axis in zip(size, kernel, stride, pad, strict=True))
+def _shortened(layer: Layer, pooling: Pooling, bottom: Shape) -> list[Layer]:
+    window = pooling.window_over(bottom)
+    rows, columns = (
+        _Axis(size, axis.kernel, size if pooling.window is None else axis.stride, axis.low)
+        for size, axis in zip(bottom[2:], window.axes, strict=True)
+    )
     if rows.kernel * columns.kernel <= LONG:
         return [layer]
     if rows.covers and columns.covers:
         return list(_in_steps(layer, bottom, rows, columns))
     if 1 in (rows.kernel, columns.kernel):
         return [layer]
-    rounding = {name: pooling[name] for name in ("round_mode",) if name in pooling}
     batch, channels, height, _ = bottom
     (top,) = layer.shapes
-    first = _pooled(layer, (batch, channels, height, top[3]), _Axis(height, 1, 1, 0), columns, f"{layer.name}.rows")
-    second = replace(layer, bottoms=first.tops, parameters=_words(rows, _Axis(top[3], 1, 1, 0)))
-    return [_with(first, rounding), _with(second, rounding)]
+    flat = _average(_Axis(height, 1, 1, 0), columns, pooling.rounds_down)
+    first = _pooled(layer, flat, (batch, channels, height, top[3]), f"{layer.name}.rows")
+    second = _average(rows, _Axis(top[3], 1, 1, 0), pooling.rounds_down)
+    return [first, replace(layer, bottoms=first.tops, operation=second)]
 
 
 def _in_steps(layer: Layer, bottom: Shape, rows: _Axis, columns: _Axis) -> Iterator[Layer]:
@@ -119,72 +119,51 @@ def _in_steps(layer: Layer, bottom: Shape, rows: _Axis, columns: _Axis) -> Itera
         down = rows.step(max(MOST // right.kernel, 1))
         number += 1
         top = (*bottom[:2], down.count, right.count)
-        made = _pooled(layer, top, down, right, f"{layer.name}.step{number}")
+        made = _pooled(layer, _average(down, right), top, f"{layer.name}.step{number}")
         yield made
         factor *= (down.size + 2 * down.pad) / down.size * (right.size + 2 * right.pad) / right.size
         layer, rows, columns = replace(layer, bottoms=made.tops), rows.after(down), columns.after(right)
     is_whole = rows.is_alone and columns.is_alone
-    words = {"pooling_param": {"pool": "AVE", "global_pooling": True}} if is_whole else _words(rows, columns)
-    last = replace(layer, parameters=words)
+    last = replace(layer, operation=AVERAGE if is_whole else _average(rows, columns))
     if factor == 1:
         yield last
         return
     name = f"{layer.name}.mean"
     yield replace(last, name=name, tops=(name,), origin=None)
-    yield replace(layer, type="Power", bottoms=(name,), parameters={"power_param": {"scale": factor}})
+    yield replace(layer, bottoms=(name,), operation=Power(scale=factor))
 
 
-def _normalised(layer: Layer, shape: Shape) -> list[Layer]:
+def _normalised(layer: Layer, axis: int, shape: Shape) -> list[Layer]:
     """A softmax over many elements behind which no axis is, divided by its sums."""
-    axis = layer.parameters["softmax_param"]["axis"]
     batch, before, count, behind = shape[0], prod(shape[1:axis]), shape[axis], prod(shape[axis + 1 :])
     if count <= MANY or behind > 1 or not axis:
         return [layer]
     image, factor = (batch, before, count, 1), (batch, before)
-    pooling = {"pool": "AVE", "global_pooling": True}
-    steps: list[tuple[str, str, Mapping[str, Any], Shape]] = [
-        ("rounded", "Softmax", layer.parameters, shape),
-        ("image", "Reshape", {"reshape_param": {"shape": {"dim": [0, *image[1:]]}}}, image),
-        ("mean", "Pooling", {"pooling_param": pooling}, (*factor, 1, 1)),
-        ("inverse", "Power", {"power_param": {"power": -1.0, "scale": float(count)}}, (*factor, 1, 1)),
-        ("factor", "Flatten", {}, factor),
-        ("exact", "Scale", {"scale_param": {"axis": 0}}, image),
-        ("", "Reshape", {"reshape_param": {"shape": {"dim": [0, *shape[1:]]}}}, shape),
+    steps: list[tuple[str, Operation, Shape]] = [
+        ("rounded", layer.operation, shape),
+        ("image", Reshape.to(image), image),
+        ("mean", AVERAGE, (*factor, 1, 1)),
+        ("inverse", Power(power=-1.0, scale=float(count)), (*factor, 1, 1)),
+        ("factor", Flatten(), factor),
+        ("exact", Scale(0), image),
+        ("", Reshape.to(shape), shape),
     ]
     made: list[Layer] = []
     bottoms = layer.bottoms
-    for part, kind, parameters, top in steps:
-        if kind == "Scale":
+    for part, operation, top in steps:
+        if isinstance(operation, Scale):
             bottoms = (f"{layer.name}.image", *bottoms)
         name = f"{layer.name}.{part}" if part else layer.name
-        made.append(Layer(name, kind, bottoms, (name,), parameters, shapes=(top,)))
+        made.append(Layer(name, operation, bottoms, (name,), shapes=(top,)))
         bottoms = (name,)
-    mean = made[2]
-    made[2:3] = _shortened(mean, pooling, image)
+    made[2:3] = _shortened(made[2], AVERAGE, image)
     return [*made[:-1], replace(made[-1], tops=layer.tops, origin=layer.origin)]
 
 
-def _pooled(layer: Layer, shape: Shape, rows: _Axis, columns: _Axis, name: str) -> Layer:
-    return Layer(name, "Pooling", layer.bottoms, (name,), _words(rows, columns), shapes=(shape,))
+def _pooled(layer: Layer, pooling: Pooling, shape: Shape, name: str) -> Layer:
+    return Layer(name, pooling, layer.bottoms, (name,), shapes=(shape,))
 
 
-def _with(layer: Layer, more: Mapping[str, Any]) -> Layer:
-    return replace(layer, parameters={"pooling_param": {**layer.parameters["pooling_param"], **more}})
-
-
-_WORDS = (("kernel_size", "kernel_h", "kernel_w"), ("stride", "stride_h", "stride_w"), ("pad", "pad_h", "pad_w"))
-
-
-def _both(pooling: Mapping[str, Any], whole: str, *parts: str) -> list[int]:
-    default = pooling.get(whole, 0 if whole == "pad" else 1)
-    return [pooling.get(part, default) for part in parts]
-
-
-def _words(rows: _Axis, columns: _Axis) -> Mapping[str, Any]:
-    """Parameters of an averaging Pooling."""
-    given: dict[str, Any] = {"pool": "AVE"}
-    for (_, *parts), name in zip(_WORDS, ("kernel", "stride", "pad"), strict=True):
-        pair = [getattr(rows, name), getattr(columns, name)]
-        if name != "pad" or any(pair):
-            given |= dict(zip(parts, pair, strict=True))
-    return {"pooling_param": given}
+def _average(rows: _Axis, columns: _Axis, rounds_down: bool = False) -> Pooling:
+    kernel, stride, pad = ((getattr(rows, n), getattr(columns, n)) for n in ("kernel", "stride", "pad"))
+    return Pooling("AVE", Window.of(kernel, stride, pad), rounds_down)

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Layout, Literal, Piece, Source
+from ..net.operations import Opaque
 from ..nets.graph import Blob, Layer, Net
 from ..tensors import DTYPES, FLOAT16, FLOAT32, FLOAT64, Computed, DType
 from .cursor import WINDOW, Cursor
@@ -112,9 +113,8 @@ class _Reader:
                 unread.append(self.extent(field.start, field.end))
         name, kind = ((strings[number] or [""])[-1] for number in (1, 2))
         self.check(unread, LayerParameter, f"layer {name}")
-        return Layer(
-            name, kind, tuple(strings[3]), tuple(strings[4]), blobs=tuple(blobs), unread=Layout.of(unread).pieces
-        )
+        operation = Opaque(kind, Layout.of(unread).pieces)
+        return Layer(name, operation, tuple(strings[3]), tuple(strings[4]), tuple(blobs))
 
     def layer_v1(self, outer: Field) -> Layer:
         name, kind, bottoms, tops, blobs, unread = "", "", list[str](), list[str](), [], list[Piece]()
@@ -135,7 +135,7 @@ class _Reader:
                 unread.append(Literal(_tag(_V1_FIELDS[field.number], field.type)))
                 unread.append(self.extent(field.tagged, field.end))
         self.check(unread, LayerParameter, f"layer {name}")
-        return Layer(name, kind, tuple(bottoms), tuple(tops), blobs=tuple(blobs), unread=Layout.of(unread).pieces)
+        return Layer(name, Opaque(kind, Layout.of(unread).pieces), tuple(bottoms), tuple(tops), tuple(blobs))
 
     def blob(self, outer: Field) -> Blob:
         shape: list[int] = []

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import FormatError, SourceError, TruncatedError, absent
 from ..extents import Extent, Layout, Literal, Piece, Source
+from ..net.operations import Opaque
 from ..nets.graph import LARGEST, Blob, Layer, Net
 from ..sources.local import LocalFile
 from ..tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored
@@ -147,7 +148,7 @@ class _Reader:
             self.fail(f"has a member {odd[0]!r} that is no blob", where)
         kind = _attribute(row, "type", str, "", lambda what: self.fail(what, where))
         made = (self.blob(by_index[index], f"{where}, blob {index}") for index in indices)
-        return Layer(name, kind, (), (), blobs=tuple(made))
+        return Layer(name, Opaque(kind), (), (), tuple(made))
 
     def blob(self, row: Row, where: str) -> Blob:
         if "outside" in row:

@@ -28,13 +28,14 @@ from typing import IO, TYPE_CHECKING
 from ..caffe import worker
 from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
+from ..net.operations import Input
+from ..nets.graph import Layer, Net
 from ..readers import split
 from ..sources import Path, open_source
 
 if TYPE_CHECKING:
     import subprocess
 
-    from ..caffe.caffe_pb2 import LayerParameter, NetParameter
     from ..tensors import Array
 
 Compute = Callable[["Array"], "Mapping[str, Array]"]
@@ -58,7 +59,7 @@ class _Task:
 
     prototxt: str
     models: Sequence[Path]
-    net: NetParameter
+    net: Net
     input: str
     blobs: Sequence[str]
 
@@ -67,9 +68,9 @@ class _Task:
         """Those of the model alone."""
         return [model.name for model in split(self.models)[0]]
 
-    def writer(self, blob: str) -> LayerParameter:
+    def writer(self, blob: str) -> Layer:
         """The layer that writes a blob last."""
-        return next(layer for layer in reversed(self.net.layer) if blob in layer.top)
+        return next(layer for layer in reversed(self.net.layers) if blob in layer.tops)
 
 
 def open_engine(
@@ -98,14 +99,12 @@ def open_engine(
 
 
 def _task(prototxt: str, models: Sequence[Path], blobs: Sequence[str]) -> _Task:
-    from ..caffe.semantics import inputs
-
     net = read_prototxt(prototxt)
-    names = inputs(net)
+    names = net.inputs
     if len(names) != 1:
         found = f"{len(names)} inputs ({', '.join(names)})" if names else "no input"
         raise NetError(f"has {found}, an engine fills one", file=prototxt)
-    if strange := set(blobs).difference(top for layer in net.layer for top in layer.top):
+    if strange := set(blobs).difference(top for layer in net.layers for top in layer.tops):
         raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=prototxt)
     return _Task(prototxt, models, net, names[0], list(dict.fromkeys(blobs)))
 
@@ -119,7 +118,7 @@ def _stream(task: _Task, _: str | None) -> Iterator[Compute]:
 
 def _check_models(task: _Task) -> None:
     """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
-    from ..caffe.semantics import infer
+    from ..net.inference import infer
     from .forward import check_parameters, parameters
 
     held = parameters(task.models, task.prototxt)  # in any case: Caffe follows links, wherever they lead
@@ -132,8 +131,6 @@ def _check_models(task: _Task) -> None:
 
 @contextmanager
 def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
-    from ..caffe.semantics import outputs
-
     try:
         import cv2
     except ImportError as error:
@@ -145,7 +142,7 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise AbsentError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
     writers = {blob: task.writer(blob) for blob in task.blobs}
-    ends = set(outputs(task.net))
+    ends = set(task.net.ends)
     # A blob inside the net, whose layer is merged into the one before, is handed over too, but holds what was in its memory
     # before. So these are asked of a second net, where nothing is merged; the net's outputs are computed as ever.
     computing = []
@@ -169,33 +166,33 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
         return {
-            blob: batch.copy() if layer.type == "Input" else made[layer.name][list(layer.top).index(blob)]
+            blob: batch.copy() if isinstance(layer.operation, Input) else made[layer.name][list(layer.tops).index(blob)]
             for blob, layer in writers.items()
         }
 
     yield compute
 
 
-def _called(layer: LayerParameter, known: Container[str]) -> str:
+def _called(layer: Layer, known: Container[str]) -> str:
     """What OpenCV calls a layer: a convolution after its top."""
-    return layer.name if layer.name in known else layer.top[0]
+    return layer.name if layer.name in known else layer.tops[0]
 
 
-def _passes(layers: Iterable[LayerParameter]) -> list[list[LayerParameter]]:
+def _passes(layers: Iterable[Layer]) -> list[list[Layer]]:
     """The layers to ask OpenCV for, pass by pass; it has no layers for inputs.
 
     Of a layer that is asked for OpenCV keeps the first top only, and the next layer may overwrite the others: if there are
     others, the pass ends with that layer.
     """
-    computed = {layer.name: layer for layer in layers if layer.type != "Input"}.values()
-    together = [layer for layer in computed if len(layer.top) == 1]
-    alone = [[layer] for layer in computed if len(layer.top) > 1]
+    computed = {layer.name: layer for layer in layers if not isinstance(layer.operation, Input)}.values()
+    together = [layer for layer in computed if len(layer.tops) == 1]
+    alone = [[layer] for layer in computed if len(layer.tops) > 1]
     return [together, *alone] if together else alone
 
 
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:
     what = f"OpenCV reads one model file, not {len(models)} parts"
-    raise AbsentError(what, file=models[0], advice="convert without `max_file_size=`, or use another engine")
+    raise AbsentError(what, file=models[0], advice="convert without --max-file-size, or use another engine")
 
 
 def _is_hdf5(path: str) -> bool:
@@ -284,7 +281,7 @@ class _Conversation:
 def _own_caffe() -> str:
     spec = importlib.util.find_spec("caffe")
     if spec is None or spec.origin is None:  # without origin it is just a folder of that name
-        advice = f"name a Python that has it with `caffe_python=` or {CAFFE_PYTHON}"
+        advice = f"name a Python that has it with --caffe-python or {CAFFE_PYTHON}"
         raise AbsentError("Caffe cannot be imported here", advice=advice)
     return sys.executable
 

@@ -1,7 +1,7 @@
 """Runs a Caffe net on the CPU, layer by layer, without ever holding its weights.
 
-A prototxt says what is computed (`caffe.semantics`), model files hold the weights, torch does the arithmetic
-(`caffe.operations`). A layer's weights are read when its turn comes, a buffer at a time, and forgotten; a layer's tops are
+A prototxt says what is computed (`net.operations`), model files hold the weights, torch does the arithmetic
+(`running.compute`). A layer's weights are read when its turn comes, a buffer at a time, and forgotten; a layer's tops are
 forgotten when no layer needs them any more. What the process needs is torch, the few tops that live at one time, and the
 buffer.
 
@@ -20,16 +20,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .. import identity
-from ..caffe.caffe_pb2 import LayerParameter
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError, need
-from ..nets.graph import Blob
+from ..net.inference import Step, fits, infer
+from ..net.operations import Input
+from ..nets.graph import Blob, Layer
 from ..readers import open_models
 
 if TYPE_CHECKING:
     import torch
 
-    from ..caffe.semantics import Step
     from ..tensors import Array
 
     Path = str | os.PathLike[str]
@@ -60,7 +60,7 @@ def forward(prototxt: Path, models: Sequence[Path], inputs: Inputs, outputs: Col
     return PreparedNet(prototxt, models, outputs).run(inputs)
 
 
-def forward_layers(prototxt: Path, models: Sequence[Path], inputs: Inputs) -> Iterator[tuple[LayerParameter, Tops]]:
+def forward_layers(prototxt: Path, models: Sequence[Path], inputs: Inputs) -> Iterator[tuple[Layer, Tops]]:
     """The same layer by layer: each layer, in order, and its tops by name.
 
     The arrays are the caller's own. Those that the caller does not keep are forgotten.
@@ -75,18 +75,16 @@ class PreparedNet:
     """
 
     def __init__(self, prototxt: Path, models: Sequence[Path], outputs: Collection[str] = ()) -> None:
-        from ..caffe import semantics
-
         need("torch")
         net = read_prototxt(prototxt, strict=True)
-        given = semantics.inputs(net)  # all of them, needed or not
-        makers = {top: index for index, layer in enumerate(net.layer) for top in layer.top}
+        given = net.inputs  # all of them, needed or not
+        makers = {top: index for index, layer in enumerate(net.layers) for top in layer.tops}
         if strange := set(outputs).difference(makers):
             raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=os.fspath(prototxt))
         if outputs:
-            del net.layer[max(makers[name] for name in outputs) + 1 :]
+            net = net.with_layers(net.layers[: max(makers[name] for name in outputs) + 1])
         self._net, self._inputs, self._parameters = net, given, parameters(models, prototxt)
-        self._outputs = frozenset(outputs or semantics.outputs(net))
+        self._outputs = frozenset(outputs or net.ends)
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._steps: tuple[Step, ...] = ()
 
@@ -97,18 +95,16 @@ class PreparedNet:
             found.update(tops)
         return found
 
-    def layers(self, inputs: Inputs) -> Iterator[tuple[LayerParameter, Tops]]:
+    def layers(self, inputs: Inputs) -> Iterator[tuple[Layer, Tops]]:
         """Each layer with all of its tops, see `forward_layers`."""
-        return self._computed(inputs, {top for layer in self._net.layer for top in layer.top})
+        return self._computed(inputs, {top for layer in self._net.layers for top in layer.tops})
 
-    def _computed(self, inputs: Inputs, wanted: Collection[str]) -> Iterator[tuple[LayerParameter, Tops]]:
+    def _computed(self, inputs: Inputs, wanted: Collection[str]) -> Iterator[tuple[Layer, Tops]]:
         """Checks everything, then computes as its caller asks for more."""
-        from ..caffe import semantics
-
         given = _by_name(self._inputs, inputs)
         shapes = {name: values.shape for name, values in given.items()}
         if shapes != self._shapes:
-            steps = semantics.infer(self._net, shapes)
+            steps = infer(self._net, shapes)
             check_parameters(steps, self._parameters)
             self._shapes, self._steps = shapes, steps
         return _run(self._steps, self._parameters, given, wanted)
@@ -142,15 +138,13 @@ def check_parameters(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob,
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:
-    from ..caffe import semantics
-
-    name, expected = f"layer {step.layer.name}", step.meaning.blobs
+    name, expected = f"layer {step.layer.name}", step.blobs
     if expected and not blobs:
         raise NetError("has parameters, and no model file holds them", tensor=name)
     if len(blobs) != len(expected):
         raise NetError(f"has {len(blobs)} blobs in the model, the prototxt asks for {len(expected)}", tensor=name)
     for index, (blob, shape) in enumerate(zip(blobs, expected, strict=True)):
-        if not semantics.fits(blob.shape, shape):
+        if not fits(blob.shape, shape):
             what = f"blob {index} has shape {list(blob.shape)} in the model, the prototxt asks for {list(shape)}"
             raise NetError(what, tensor=name)
 
@@ -160,34 +154,33 @@ def _run(
     parameters: Mapping[str, tuple[Blob, ...]],
     inputs: Mapping[str, Array],
     wanted: Collection[str],
-) -> Iterator[tuple[LayerParameter, Tops]]:
+) -> Iterator[tuple[Layer, Tops]]:
     """Computes the steps, and yields each with copies of those of its tops that are wanted."""
     import torch
 
-    from ..caffe.meaning import Input
-    from ..caffe.operations import Buffer, Parameters, Task, compute, empty
+    from .compute import Buffer, Parameters, Task, compute, empty
 
-    last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottom}
+    last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottoms}
     alive: dict[str, torch.Tensor] = {}
     buffer = Buffer()
     for index, step in enumerate(steps):
-        layer, meaning = step.layer, step.meaning
-        if isinstance(meaning.operation, Input):
-            tops = [torch.from_numpy(inputs[name]) for name in layer.top]
+        layer = step.layer
+        if isinstance(layer.operation, Input):
+            tops = [torch.from_numpy(inputs[name]) for name in layer.tops]
         else:
-            bottoms = [alive[name] for name in layer.bottom]
-            for name in set(layer.bottom):
+            bottoms = [alive[name] for name in layer.bottoms]
+            for name in set(layer.bottoms):
                 if last_use[name] == index:
                     del alive[name]
             is_spare = not _is_shared(bottoms[0], (*bottoms[1:], *alive.values()))
-            weights = Parameters(parameters.get(layer.name, ()), meaning.blobs, buffer)
+            weights = Parameters(parameters.get(layer.name, ()), step.blobs, buffer)
             try:
                 with torch.inference_mode():  # not around `yield`, where it would hold for the caller as well
-                    tops = compute(meaning.operation, Task(bottoms, meaning.tops, weights, is_spare))
+                    tops = compute(layer.operation, Task(bottoms, step.tops, weights, is_spare))
             except (RuntimeError, MemoryError) as error:
                 raise NetError(f"cannot be computed: {error}", tensor=f"layer {layer.name}") from error
             del bottoms
-        named = dict(zip(layer.top, tops, strict=True))
+        named = dict(zip(layer.tops, tops, strict=True))
         alive.update((name, top) for name, top in named.items() if last_use.get(name, -1) > index)
         yield layer, {name: empty(top.shape).copy_(top).numpy() for name, top in named.items() if name in wanted}
         del tops, named

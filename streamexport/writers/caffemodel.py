@@ -18,8 +18,10 @@ import itertools
 from collections.abc import Iterator
 
 from ..caffe.caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
-from ..caffe.prototxt import heading, message
+from ..caffe.codec import encode
+from ..caffe.prototxt import heading
 from ..extents import Extent, Layout, Literal, Piece
+from ..net.operations import Opaque
 from ..nets.graph import Blob, Layer, Net
 from ..tensors import FLOAT16, FLOAT64
 from .wire import delimited, size, tag, varint
@@ -65,16 +67,13 @@ def file_overhead(net: Net, record: bytes) -> int:
 
 def layer_field(layer: Layer) -> list[Piece]:
     """A layer as a field of NetParameter."""
-    small = message(layer)
-    if small.HasField("pooling_param") and small.pooling_param.HasField("ceil_mode"):
-        ceil = small.pooling_param.ceil_mode
-        small.pooling_param.ClearField("ceil_mode")
-        small.pooling_param.round_mode = int(ceil)  # type: ignore[assignment] # the wire knows the number, not the name
+    small = encode(layer, on_wire=True)
     head = LayerParameter(name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops)
     for field in ("name", "type", "bottom", "top"):
         small.ClearField(field)
     blobs = (piece for blob in layer.blobs for piece in delimited(LayerParameter.BLOBS_FIELD_NUMBER, _blob(blob)))
-    content = [_serialized(head), *blobs, _serialized(small), *layer.unread]
+    unread = layer.operation.fields if isinstance(layer.operation, Opaque) else ()
+    content = [_serialized(head), *blobs, _serialized(small), *unread]
     return delimited(NetParameter.LAYER_FIELD_NUMBER, content)
 
 

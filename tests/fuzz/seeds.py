@@ -187,8 +187,8 @@ def use_model(path: Path) -> None:
 
 def use_prototxt(path: Path) -> None:
     from streamexport.caffe.prototxt import is_prototxt, read_prototxt
-    from streamexport.caffe.semantics import infer
     from streamexport.counting.costs import costs
+    from streamexport.net.inference import infer
 
     if is_prototxt(path):
         infer(read_prototxt(path))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import inf, pi, prod
 from typing import Any
 
+from ...net.operations import BNLL, ELU, Clip, Exp, Log, PReLU, ReLU, Sigmoid, Softmax, TanH
 from .. import kernels
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
@@ -21,12 +22,12 @@ largest deviations. The last coefficient is positive, so that beyond it the sigm
 
 @operator("relu")
 def _relu(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("ReLU", x)
+    return scope.pointwise(ReLU(), x)
 
 
 @operator("leaky_relu")
 def _leaky_relu(scope: Scope, x: Operand, negative_slope: float = 0.01) -> Value:
-    return scope.pointwise("ReLU", x, {"relu_param": {"negative_slope": negative_slope}})
+    return scope.pointwise(ReLU(negative_slope), x)
 
 
 @operator("prelu", "_prelu_kernel")
@@ -40,14 +41,14 @@ def _prelu(scope: Scope, x: Operand, weight: Operand) -> Value:
         blob = replace(kernels.filled((channels,), weight.number()), origin=weight.origin)
     else:
         blob = scope.blob(weight, (channels,))
-    return replace(scope.layer("PReLU", [image], image.blob, blobs=[blob]), view=View.of(x.shape))
+    return replace(scope.layer(PReLU(), [image], [blob]), view=View.of(x.shape))
 
 
 @operator("elu")
 def _elu(scope: Scope, x: Operand, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
     if input_scale != 1:
         raise UnsupportedError(f"scales its input by {input_scale}")
-    made = scope.pointwise("ELU", x, {"elu_param": {"alpha": float(alpha)}}, "elu" if scale != 1 else "")
+    made = scope.pointwise(ELU(float(alpha)), x, "elu" if scale != 1 else "")
     return scope.power(made, scale=scale) if scale != 1 else made
 
 
@@ -60,18 +61,18 @@ def _selu(scope: Scope, x: Operand) -> Value:
 def _celu(scope: Scope, x: Operand, alpha: float = 1) -> Value:
     """alpha * ELU(x / alpha)"""
     inside = scope.power(x, scale=1 / alpha, part="in") if alpha != 1 else x
-    made = scope.pointwise("ELU", inside, {"elu_param": {"alpha": 1.0}}, "elu" if alpha != 1 else "")
+    made = scope.pointwise(ELU(), inside, "elu" if alpha != 1 else "")
     return scope.power(made, scale=alpha) if alpha != 1 else made
 
 
 @operator("sigmoid")
 def _sigmoid(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("Sigmoid", x)
+    return scope.pointwise(Sigmoid(), x)
 
 
 @operator("tanh")
 def _tanh(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("TanH", x)
+    return scope.pointwise(TanH(), x)
 
 
 @operator("softplus")
@@ -80,34 +81,34 @@ def _softplus(scope: Scope, x: Operand, beta: float = 1, threshold: float = 20) 
     if threshold < 16:
         raise UnsupportedError(f"has a threshold of {threshold}, which shows")
     if beta == 1:
-        return scope.pointwise("BNLL", x)
-    made = scope.pointwise("BNLL", scope.power(x, scale=beta, part="in"), part="bnll")
+        return scope.pointwise(BNLL(), x)
+    made = scope.pointwise(BNLL(), scope.power(x, scale=beta, part="in"), part="bnll")
     return scope.power(made, scale=1 / beta)
 
 
 @operator("log_sigmoid")
 def _log_sigmoid(scope: Scope, x: Operand) -> Value:
     """-log(1 + e^-x)"""
-    return scope.power(scope.pointwise("BNLL", scope.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
+    return scope.power(scope.pointwise(BNLL(), scope.power(x, scale=-1, part="negated"), part="bnll"), scale=-1)
 
 
 @operator("silu")
 def _silu(scope: Scope, x: Operand) -> Value:
     x = scope.activation(x)
-    return scope.eltwise("PROD", x, scope.pointwise("Sigmoid", x, part="sigmoid"))
+    return scope.eltwise("PROD", x, scope.pointwise(Sigmoid(), x, part="sigmoid"))
 
 
 @operator("glu")
 def _glu(scope: Scope, x: Operand, dim: int = -1) -> Value:
     """The first half times the second half's sigmoid."""
     first, second = halves(scope, x, dim)
-    return scope.eltwise("PROD", first, scope.pointwise("Sigmoid", second, part="sigmoid"))
+    return scope.eltwise("PROD", first, scope.pointwise(Sigmoid(), second, part="sigmoid"))
 
 
 @operator("mish")
 def _mish(scope: Scope, x: Operand) -> Value:
     x = scope.activation(x)
-    return scope.eltwise("PROD", x, scope.pointwise("TanH", scope.pointwise("BNLL", x, part="bnll"), part="tanh"))
+    return scope.eltwise("PROD", x, scope.pointwise(TanH(), scope.pointwise(BNLL(), x, part="bnll"), part="tanh"))
 
 
 @operator("gelu")
@@ -125,7 +126,7 @@ def _gelu(scope: Scope, x: Operand, approximate: str = "none") -> Value:
         inner = scope.eltwise("PROD", inner, square, part=f"p{degree + 1}")
         inner = scope.power(inner, shift=coefficient, part=f"c{degree}")
     odd = scope.eltwise("PROD", inner, x, part="odd")
-    return scope.eltwise("PROD", x, scope.pointwise("Sigmoid", odd, part="sigmoid"))
+    return scope.eltwise("PROD", x, scope.pointwise(Sigmoid(), odd, part="sigmoid"))
 
 
 @operator("hardtanh")
@@ -163,10 +164,10 @@ def clipped(scope: Scope, x: Operand, low: float | None, high: float | None, par
     """
     low, high = (None if limit is None or abs(limit) == inf else float(limit) for limit in (low, high))
     if low is not None and high is not None:
-        return scope.pointwise("Clip", x, {"clip_param": {"min": min(low, high), "max": high}}, part)
+        return scope.pointwise(Clip(min(low, high), high), x, part)
     if low is not None:
         if not low:
-            return scope.pointwise("ReLU", x, part=part)
+            return scope.pointwise(ReLU(), x, part)
         return scope.eltwise("MAX", scope.activation(x), scope.power(x, scale=0, shift=low, part="low"), part=part)
     if high is not None:
         negated, limit = scope.power(x, scale=-1, part="in"), scope.power(x, scale=0, shift=-high, part="high")
@@ -189,9 +190,7 @@ def _hardswish(scope: Scope, x: Operand) -> Value:
 @operator("softmax.int", "_softmax")
 def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     x = scope.activation(x)
-    return scope.layer(
-        "Softmax", [scope.reshaped(x, x.shape)], x.shape, {"softmax_param": {"axis": dim % len(x.shape)}}
-    )
+    return scope.layer(Softmax(dim % len(x.shape)), [scope.reshaped(x, x.shape)])
 
 
 @operator("log_softmax.int", "_log_softmax")
@@ -203,15 +202,15 @@ def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Valu
         raise UnsupportedError(f"over dimension {axis}", "over channels it can be expressed")
     batch, channels, rest = *shape[:2], prod(shape[2:])
     image = scope.reshaped(x, (batch, 1, channels, rest), "image")
-    largest = scope.layer("Pooling", [image], (batch, 1, 1, rest), whole_columns("MAX", channels), part="max")
+    largest = scope.layer(whole_columns("MAX", channels), [image], part="max")
     columns = scope.reshaped(x, (batch, channels, 1, rest), "columns")
     ones = kernels.filled((channels, 1), 1)
     z = scope.eltwise(
         "SUM", columns, scope.pointwise_convolution(largest, ones, part="max_spread"), (1.0, -1.0), "centred"
     )
-    powers = scope.pointwise("Exp", z, part="exp")
+    powers = scope.pointwise(Exp(), z, part="exp")
     log = scope.pointwise(
-        "Log", scope.pointwise_convolution(powers, kernels.filled((1, channels), 1), part="sum"), part="log"
+        Log(), scope.pointwise_convolution(powers, kernels.filled((1, channels), 1), part="sum"), part="log"
     )
     made = scope.eltwise("SUM", z, scope.pointwise_convolution(log, ones, part="log_spread"), (1.0, -1.0))
     return scope.reshaped(made, shape, "back")

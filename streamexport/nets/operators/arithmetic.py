@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from math import prod
 
+from ...net.operations import AbsVal, Exp, Log, Scale
 from .. import kernels
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
@@ -82,7 +83,7 @@ def _neg(scope: Scope, x: Operand) -> Value:
 
 @operator("abs")
 def _abs(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("AbsVal", x)
+    return scope.pointwise(AbsVal(), x)
 
 
 @operator("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
@@ -110,12 +111,12 @@ def _rsqrt(scope: Scope, x: Operand) -> Value:
 
 @operator("exp")
 def _exp(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("Exp", x)
+    return scope.pointwise(Exp(), x)
 
 
 @operator("log")
 def _log(scope: Scope, x: Operand) -> Value:
-    return scope.pointwise("Log", x)
+    return scope.pointwise(Log(), x)
 
 
 @operator("maximum", "max.other")
@@ -167,7 +168,7 @@ def _product(scope: Scope, x: Value, y: Value) -> Value:
     if x.shape == shape and own[:covered] == x.shape[:covered]:
         factor = scope.reshaped(y, own[:covered], "factor")
         whole = scope.reshaped(x, x.shape)
-        return scope.layer("Scale", [whole, factor], x.shape, {"scale_param": {"axis": 0}})
+        return scope.layer(Scale(0), [whole, factor])
     return combined(scope, "PROD", x, y)
 
 
@@ -205,6 +206,5 @@ def affine(scope: Scope, x: Value, weight: Operand | None, bias: Operand | None,
     made = x if (axis, end) == (1, 2) else scope.reshaped(x, (before, count, 1, behind), "rows")
     scale = kernels.filled((count,), 1) if weight is None else scope.blob(weight, (count,))
     blobs = (scale,) if bias is None else (scale, scope.blob(bias, (count,)))
-    parameters = {"scale_param": {"bias_term": True} if bias is not None else {}}
-    made = scope.layer("Scale", [made], made.blob, parameters, blobs, part)
+    made = scope.layer(Scale(has_bias=bias is not None), [made], blobs, part)
     return replace(scope.reshaped(made, x.blob, "back"), view=x.view)

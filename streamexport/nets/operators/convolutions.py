@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from ...net.operations import InnerProduct
+from ...net.windows import Axis, Window, pair
 from ..graph import Blob, computed
 from ..kernels import Embedded
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
-from ..windows import Axis, Window, pair
 from .registry import operator
 
 
@@ -76,16 +77,11 @@ def _linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = No
     """The last dimension times a matrix: where it is an image's channels, a 1x1 convolution."""
     x = scope.activation(x)
     kernel, held = scope.blob(weight), _bias(scope, bias)
-    outputs = kernel.shape[0]
     if (image := channels_first(scope, x)) is not None:
         return channels_last(scope.pointwise_convolution(image, kernel, held), x.shape)
     vectors = scope.reshaped(x, x.shape, "flatten")
-    parameters = {"num_output": outputs, **({"bias_term": False} if held is None else {})}
-    if len(x.shape) != 2:
-        parameters["axis"] = len(x.shape) - 1
     blobs = (kernel,) if held is None else (kernel, held)
-    shape = (*x.shape[:-1], outputs)
-    return scope.layer("InnerProduct", [vectors], shape, {"inner_product_param": parameters}, blobs)
+    return scope.layer(InnerProduct(kernel.shape[0], held is not None, len(x.shape) - 1), [vectors], blobs)
 
 
 @operator("addmm")

@@ -11,18 +11,19 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ...net.operations import MVN, BatchNorm, Pooling, Scale
+from ...net.windows import LONG
 from .. import kernels
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
-from ..windows import LONG
 from .arithmetic import affine, multiplied
 from .convolutions import channels_first, channels_last
 from .reductions import reduced
 from .registry import operator
 
-AVERAGE = {"pooling_param": {"pool": "AVE", "global_pooling": True}}
-CENTRE = {"mvn_param": {"normalize_variance": False}}
+AVERAGE = Pooling("AVE")
+CENTRE = MVN(normalizes_variance=False)
 EPSILON = 2.0**-23  # of float32
 ONE = kernels.literal((1,), [1.0])  # BatchNorm's third blob, by which Caffe divides the first two
 
@@ -174,9 +175,8 @@ def _stored(
         image = scope.reshaped(x, (batch, channels, 1, prod(rest)), "image")
     else:
         image = scope.reshaped(x, x.shape)
-    parameters = {"batch_norm_param": {"use_global_stats": True, "eps": eps}}
     blobs = (scope.blob(mean), scope.blob(variance), ONE)
-    made = scope.layer("BatchNorm", [image], image.blob, parameters, blobs)
+    made = scope.layer(BatchNorm(eps), [image], blobs)
     return replace(affine(scope, made, weight, bias, 1, "scale"), view=View.of(x.shape))
 
 
@@ -191,23 +191,23 @@ def _own(scope: Scope, x: Operand, groups: int, weight: Operand | None, bias: Op
 def standardised(scope: Scope, x: Value, shape: tuple[int, int, int, int], eps: float) -> Value:
     """(x - mean) / sqrt(variance + eps) of each channel of `x` as an image of this shape."""
     image = scope.reshaped(x, shape, "image")
-    centred = scope.layer("MVN", [image], shape, CENTRE, part="centred")
+    centred = scope.layer(CENTRE, [image], part="centred")
     if prod(shape[2:]) > LONG:
         centred = _centred(scope, centred)
     elif prod(shape[2:]) > SHORT:
-        centred = scope.layer("MVN", [centred], shape, CENTRE, part="exact")
+        centred = scope.layer(CENTRE, [centred], part="exact")
     square = scope.power(centred, power=2, part="square")
-    variance = scope.layer("Pooling", [square], (*shape[:2], 1, 1), AVERAGE, part="variance")
+    variance = scope.layer(AVERAGE, [square], part="variance")
     inverse = scope.reshaped(scope.power(variance, power=-0.5, shift=eps, part="deviation"), shape[:2], "factor")
-    return scope.layer("Scale", [centred, inverse], shape, {"scale_param": {"axis": 0}})
+    return scope.layer(Scale(0), [centred, inverse])
 
 
 def _centred(scope: Scope, x: Value) -> Value:
     """What is left of the mean after MVN, which sums in float32, is subtracted, too: an image of ones times it."""
-    mean = scope.layer("Pooling", [x], (*x.blob[:2], 1, 1), AVERAGE, part="rest")
+    mean = scope.layer(AVERAGE, [x], part="rest")
     factor = scope.reshaped(mean, x.blob[:2], "rest_factor")
     ones = scope.power(x, scale=0, shift=1, part="ones")
-    rest = scope.layer("Scale", [ones, factor], x.blob, {"scale_param": {"axis": 0}}, part="rest_spread")
+    rest = scope.layer(Scale(0), [ones, factor], part="rest_spread")
     return scope.eltwise("SUM", x, rest, (1.0, -1.0), "exact")
 
 

@@ -1,7 +1,7 @@
 """Pooling with windows of one size, and with those that torch adapts to an image.
 
-Caffe rounds pooled sizes up, torch down; `round_mode: FLOOR` says so, and `passes.dialects` puts it into the words of each
-dialect. Caffe's average divides by a window that includes padding.
+Caffe rounds pooled sizes up, torch down, which `passes.dialects` puts into the words of each dialect. Caffe's average
+divides by a window that includes padding.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...net.operations import Pooling
+from ...net.windows import Window, pair
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import Shape, View
-from ..windows import pair
-from .reductions import GLOBAL
 from .registry import operator
 from .resizing import Matrix, resized
 
@@ -93,19 +93,11 @@ def _pool(
         spare = [n + 2 * p - k for n, p, k in zip(size, pad, kernel, strict=True)]
         stride = (min(stride[0], spare[0] + 1), min(stride[1], spare[1] + 1))
     if not ceil_mode and shape[2:] == (1, 1) and kernel == size and not any(pad):
-        return scope.layer("Pooling", [x], shape, {"pooling_param": GLOBAL[method]})
-    pairs = (("kernel", "kernel_size", kernel), ("stride", "stride", stride), ("pad", "pad", pad))
-    is_square = all(first == second for _, _, (first, second) in pairs)
-    parameters: dict[str, Any] = {"pool": method}
-    for part, whole, (first, second) in pairs:
-        if part == "pad" and not any(pad):
-            continue
-        parameters |= {whole: first} if is_square else {f"{part}_h": first, f"{part}_w": second}
-    if not ceil_mode and set(stride) != {1}:
-        parameters["round_mode"] = "FLOOR"
-    elif ceil_mode and any(s > k for s, k in zip(stride, kernel, strict=True)):
+        return scope.layer(Pooling(method), [x])
+    if ceil_mode and any(s > k for s, k in zip(stride, kernel, strict=True)):
         raise UnsupportedError("rounds up sizes of windows that leave gaps")
-    return scope.layer("Pooling", [x], shape, {"pooling_param": parameters})
+    rounds_down = not ceil_mode and set(stride) != {1}
+    return scope.layer(Pooling(method, Window.of(kernel, stride, pad), rounds_down), [x])
 
 
 def _averages(size: int, pooled: int, kernel: int, stride: int, pad: int) -> Matrix:
@@ -135,7 +127,7 @@ def _averaged(scope: Scope, image: Value, shape: Shape) -> Value:
     if given == wanted:
         return image
     if wanted == (1, 1):
-        return scope.layer("Pooling", [image], shape, {"pooling_param": GLOBAL["AVE"]})
+        return scope.layer(Pooling("AVE"), [image])
     if all(n % m == 0 for n, m in zip(given, wanted, strict=True)):
         step = (given[0] // wanted[0], given[1] // wanted[1])
         return _pool(scope, image, shape, "AVE", step, step, (0, 0), ceil_mode=True)
@@ -158,7 +150,7 @@ def _adaptive_max_pool(node: Node, x: Operand, output_size: Sequence[int]) -> li
     if image.blob == wanted:
         return [image, None]
     if wanted[2:] == (1, 1):
-        return [node.layer("Pooling", [image], wanted, {"pooling_param": GLOBAL["MAX"]}), None]
+        return [node.layer(Pooling("MAX"), [image]), None]
     if any(n % m for n, m in zip(image.blob[2:], wanted[2:], strict=True)):
         raise UnsupportedError(f"pools {list(image.blob[2:])} to {list(wanted[2:])}, windows of several sizes")
     step = (image.blob[2] // wanted[2], image.blob[3] // wanted[3])

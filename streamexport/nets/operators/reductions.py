@@ -7,15 +7,14 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ...net.operations import AbsVal, Pooling
+from ...net.windows import LONG, Window
 from .. import kernels
 from ..node import Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
-from ..windows import LONG
 from .arithmetic import combined
 from .registry import operator
-
-GLOBAL = {"MAX": {"pool": "MAX", "global_pooling": True}, "AVE": {"pool": "AVE", "global_pooling": True}}
 
 Dims = Sequence[int] | int | None
 """Dimensions as torch names them: one, several, or all by None."""
@@ -47,7 +46,7 @@ def _vector_norm(
 ) -> Value:
     x = scope.activation(x)
     if ord == 1:
-        return total(scope, scope.pointwise("AbsVal", x, part="abs"), dim, keepdim)
+        return total(scope, scope.pointwise(AbsVal(), x, "abs"), dim, keepdim)
     if ord != 2:
         raise UnsupportedError(f"a norm of order {ord}")
     squares = scope.power(x, power=2, part="square")
@@ -95,21 +94,20 @@ def reduced(scope: Scope, x: Operand, dim: Dims, keepdim: bool, method: str, par
     batch, before = x.shape[0], prod(x.shape[1:first])
     inside, behind = prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
     if len(x.shape) == 4 and axes == [2, 3]:
-        image, shape = scope.reshaped(x, x.shape), (*x.shape[:2], 1, 1)
-        made = scope.layer("Pooling", [image], shape, {"pooling_param": GLOBAL[method]}, part=part)
+        made = scope.layer(Pooling(method), [scope.reshaped(x, x.shape)], part=part)
     elif method == "AVE" and before == 1 and inside <= LONG:
         rest = x.shape[2:] if len(x.shape) == 4 and axes == [1] else (1, behind)
         image = scope.reshaped(x, (batch, inside, *rest))
         made = scope.pointwise_convolution(image, kernels.filled((1, inside), 1 / inside), part=part)
     else:
         image = scope.reshaped(x, (batch, before, inside, behind))
-        made = scope.layer("Pooling", [image], (batch, before, 1, behind), whole_columns(method, inside), part=part)
+        made = scope.layer(whole_columns(method, inside), [image], part=part)
     return replace(made, view=View.of(reduced))
 
 
-def whole_columns(method: str, height: int) -> dict[str, Any]:
-    """Parameters of a Pooling that makes one pixel of each column of an image of this height."""
-    return {"pooling_param": {"pool": method, "kernel_h": height, "kernel_w": 1, "stride_h": height, "stride_w": 1}}
+def whole_columns(method: str, height: int) -> Pooling:
+    """A pooling that makes one pixel of each column of an image of this height."""
+    return Pooling(method, Window.of((height, 1), (height, 1)))
 
 
 def variance(scope: Scope, x: Operand, dim: Dims, correction: float, keepdim: bool, part: str = "") -> Value:

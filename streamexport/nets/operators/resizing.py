@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, prod
 
+from ...net.operations import InnerProduct
+from ...net.windows import Axis, Window
 from .. import kernels
 from ..graph import Blob
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
-from ..windows import Axis, Window
 from .registry import operator
 from .shapes import enlarged
 
@@ -184,9 +185,7 @@ def resized(scope: Scope, x: Value, rows: Matrix | None, columns: Matrix | None)
         x = scope.reshaped(made, (batch, channels, tall, width), "back")
     if columns is not None:
         weight = kernels.literal((len(columns), width), [v for row in columns for v in row])
-        parameters = {"num_output": len(columns), "bias_term": False, "axis": 3}
-        shape = (*x.blob[:3], len(columns))
-        x = scope.layer("InnerProduct", [x], shape, {"inner_product_param": parameters}, [weight])
+        x = scope.layer(InnerProduct(len(columns), has_bias=False, axis=3), [x], [weight])
     return x
 
 

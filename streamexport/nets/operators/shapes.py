@@ -8,11 +8,12 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
+from ...net.operations import Concat, Slice
+from ...net.windows import Axis, Window
 from .. import kernels
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import Shape, View
-from ..windows import Axis, Window
 from .registry import operator
 
 
@@ -141,9 +142,7 @@ def _concatenated(scope: Scope, values: Sequence[Value], axis: int) -> Value:
     """Values whose blobs are alike but along one axis, one behind the other along that."""
     if len(values) == 1:
         return values[0]
-    size = sum(value.blob[axis] for value in values)
-    shape = (*values[0].blob[:axis], size, *values[0].blob[axis + 1 :])
-    return scope.layer("Concat", values, shape, {"concat_param": {"axis": axis}})
+    return scope.layer(Concat(axis), values)
 
 
 @operator(
@@ -180,9 +179,8 @@ def halves(scope: Scope, x: Operand, dim: int) -> list[Value]:
 
 def _cut(scope: Scope, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
     """All parts of these sizes along a dimension."""
-    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
-    parameters = {"slice_param": {"axis": axis, "slice_point": list(accumulate(sizes))[:-1]}}
-    return scope.layers("Slice", [scope.reshaped(x, x.shape)], shapes, parameters)
+    points = tuple(accumulate(sizes))[:-1]
+    return scope.layers(Slice(axis, points), [scope.reshaped(x, x.shape)], len(sizes))
 
 
 @operator("unbind.int")

@@ -6,34 +6,26 @@ import pytest
 from google.protobuf import text_format
 from small_nets import inputs, layer
 
-from streamexport.caffe import caffe_pb2, semantics
-from streamexport.caffe.meaning import (
-    BatchNorm,
-    Concat,
-    Convolution,
-    Crop,
-    Eltwise,
-    Meaning,
-    Permute,
-    Pointwise,
-    Slice,
-    Softmax,
-    Window,
-)
+from streamexport.caffe import caffe_pb2, codec
 from streamexport.errors import NetError
+from streamexport.net.inference import Step, fits, infer
+from streamexport.net.operations import Convolution, Crop, Permute, Slice
+from streamexport.net.windows import Window
+from streamexport.nets.graph import Net
 
 IMAGE = (2, 6, 7, 9)
 
 
-def understood(kind: str, parameters: str = "", *bottoms: tuple[int, ...], tops: int = 1) -> Meaning:
+def understood(kind: str, parameters: str = "", *bottoms: tuple[int, ...], tops: int = 1) -> Step:
+    """A layer behind inputs of these shapes."""
     bottoms = bottoms or (IMAGE,)
     names = [" ".join(f"{side}{index}" for index in range(count)) for side, count in (("x", len(bottoms)), ("y", tops))]
-    (asked,) = net(layer("tested", kind, *names, parameters)).layer
-    return semantics.understand(asked, bottoms)
+    given = inputs({f"x{index}": shape for index, shape in enumerate(bottoms)})
+    return infer(net(given + layer("tested", kind, *names, parameters)))[-1]
 
 
-def net(text: str) -> caffe_pb2.NetParameter:
-    return text_format.Parse(text, caffe_pb2.NetParameter())
+def net(text: str) -> Net:
+    return codec.decode_net(text_format.Parse(text, caffe_pb2.NetParameter()))
 
 
 @pytest.mark.parametrize(
@@ -64,31 +56,30 @@ def test_pooled_sizes(size, window, expected):
 @pytest.mark.parametrize(
     ("parameters", "window"),
     [
-        ("kernel_size: 3", Window((3, 3))),
-        ("kernel_size: 3 kernel_size: 2 stride: 2", Window((3, 2), (2, 2))),
-        ("kernel_h: 1 kernel_w: 2 pad_w: 3", Window((1, 2), pad=(0, 3))),
-        ("kernel_size: 3 stride_h: 2 stride_w: 1 dilation: 2", Window((3, 3), (2, 1), dilation=(2, 2))),
+        ("kernel_size: 3", Window.of((3, 3))),
+        ("kernel_size: 3 kernel_size: 2 stride: 2", Window.of((3, 2), (2, 2))),
+        ("kernel_h: 1 kernel_w: 2 pad_w: 3", Window.of((1, 2), pad=(0, 3))),
+        ("kernel_size: 3 stride_h: 2 stride_w: 1 dilation: 2", Window.of((3, 3), (2, 1), dilation=(2, 2))),
     ],
 )
 def test_windows_of_convolutions(parameters, window):
-    meaning = understood("Convolution", f"convolution_param {{ num_output: 4 group: 2 {parameters} }}")
-    assert meaning.operation == Convolution(window, 2)
-    assert meaning.blobs == ((4, 3, *window.kernel), (4,))
+    step = understood("Convolution", f"convolution_param {{ num_output: 4 group: 2 {parameters} }}")
+    assert step.layer.operation == Convolution(4, window, 2)
+    assert step.blobs == ((4, 3, *window.kernel), (4,))
 
 
-def test_operations_say_in_full_what_is_to_be_computed():
-    for meaning, operation in (
-        (understood("ReLU6"), Pointwise("Clip", (0.0, 6.0))),
-        (understood("Softmax", "softmax_param { axis: -3 }"), Softmax(1)),
-        (understood("Concat", "concat_param { concat_dim: 0 }", IMAGE, IMAGE), Concat(0)),
-        (understood("Eltwise", "", IMAGE, IMAGE), Eltwise("SUM", (1.0, 1.0))),
-        (understood("Slice", "", IMAGE, tops=3), Slice(1, (2, 2, 2))),
-        (understood("Crop", "crop_param { offset: 2 }", IMAGE, (1, 1, 2, 2)), Crop((0, 0, 2, 2))),
-        (understood("Permute", "permute_param { order: 2 }"), Permute((2, 0, 1, 3))),
-        (understood("BatchNorm"), BatchNorm(pytest.approx(1e-5), True)),
-        (understood("Deconvolution", "convolution_param { num_output: 2 kernel_size: 2 }"), None),
-    ):
-        assert operation is None or meaning.operation == operation
+def test_axes_and_sizes_follow_from_the_bottom():
+    assert understood("Softmax", "softmax_param { axis: -3 }").tops == (IMAGE,)
+    assert understood("Concat", "concat_param { concat_dim: 0 }", IMAGE, IMAGE).tops == ((4, 6, 7, 9),)
+    assert understood("Slice", "", IMAGE, tops=3).tops == ((2, 2, 7, 9),) * 3
+    assert understood("Crop", "crop_param { offset: 2 }", IMAGE, (1, 1, 2, 2)).tops == ((2, 6, 2, 2),)
+    assert understood("Permute", "permute_param { order: 2 }").tops == ((7, 2, 6, 9),)
+    assert Slice(-3).sizes(IMAGE, 2) == (3, 3)
+    assert Crop(offsets=(2,)).begin(IMAGE) == (0, 0, 2, 2)
+    assert Permute((2,)).whole(4) == (2, 0, 1, 3)
+
+
+def test_deconvolutions_make_what_convolutions_of_it_would_take():
     deconvolution = understood(
         "Deconvolution", "convolution_param { num_output: 4 group: 2 kernel_size: 3 stride: 2 pad: 1 }"
     )
@@ -145,22 +136,22 @@ def test_shapes_of_a_whole_net_follow_from_those_of_its_inputs():
         "pool", "Pooling", "x", "pool", "pooling_param { kernel_size: 3 stride: 2 }"
     )
     text += layer("relu", "ReLU", "pool", "pool") + layer("flat", "Flatten", "pool", "flat")
-    declared = semantics.infer(net(text))
-    assert [step.meaning.tops for step in declared] == [((1, 3, 9, 9),), ((1, 3, 4, 4),), ((1, 3, 4, 4),), ((1, 48),)]
-    given = semantics.infer(net(text), {"x": (5, 3, 3, 4)})
+    declared = infer(net(text))
+    assert [step.tops for step in declared] == [((1, 3, 9, 9),), ((1, 3, 4, 4),), ((1, 3, 4, 4),), ((1, 48),)]
+    given = infer(net(text), {"x": (5, 3, 3, 4)})
     assert given[-1].bottoms == ((5, 3, 1, 2),)
-    assert semantics.outputs(net(text)) == ("flat",)
+    assert net(text).ends == ("flat",)
 
 
 def test_inputs_may_share_a_shape_or_leave_it_to_the_caller():
     shared = layer("in", "Input", "", "a b", "input_param { shape { dim: 2 } }")
-    assert semantics.infer(net(shared), {"b": (3,)})[0].meaning.tops == ((2,), (3,))
+    assert infer(net(shared), {"b": (3,)})[0].tops == ((2,), (3,))
     open_ = layer("in", "Input", "", "a b")
-    assert semantics.infer(net(open_), {"a": (2,), "b": (3,)})[0].meaning.tops == ((2,), (3,))
+    assert infer(net(open_), {"a": (2,), "b": (3,)})[0].tops == ((2,), (3,))
     with pytest.raises(NetError, match="layer in: declares no shape, and none was given"):
-        semantics.infer(net(open_))
+        infer(net(open_))
     with pytest.raises(NetError, match="layer in: declares 3 shapes for 2 tops"):
-        semantics.infer(net(layer("in", "Input", "", "a b", "input_param { shape {} shape {} shape {} }")))
+        infer(net(layer("in", "Input", "", "a b", "input_param { shape {} shape {} shape {} }")))
 
 
 @pytest.mark.parametrize(
@@ -170,22 +161,22 @@ def test_inputs_may_share_a_shape_or_leave_it_to_the_caller():
 def test_blobs_have_no_more_axes_than_caffe_allows_and_can_be_counted(shape, is_allowed):
     x = net(inputs({"x": shape}))
     if is_allowed:
-        assert semantics.infer(x)[0].meaning.tops == (shape,)
+        assert infer(x)[0].tops == (shape,)
     else:
         with pytest.raises(NetError, match="layer x: its top has shape .*, more than a blob can have"):
-            semantics.infer(x)
+            infer(x)
 
 
 def test_wires_that_lead_nowhere_or_meet():
     image = inputs({"x": IMAGE})
     with pytest.raises(NetError, match="layer a: its bottom y is the top of no layer before it"):
-        semantics.infer(net(image + layer("a", "ReLU", "y", "a")))
+        infer(net(image + layer("a", "ReLU", "y", "a")))
     with pytest.raises(NetError, match="layer b: its top a is another layer's top already"):
-        semantics.infer(net(image + layer("a", "ReLU", "x", "a") + layer("b", "ReLU", "x", "a")))
+        infer(net(image + layer("a", "ReLU", "x", "a") + layer("b", "ReLU", "x", "a")))
 
 
 @pytest.mark.parametrize(
-    ("held", "expected", "fits"),
+    ("held", "expected", "is_fitting"),
     [
         ((5, 3), (5, 3), True),
         ((1, 1, 5, 3), (5, 3), True),
@@ -198,5 +189,5 @@ def test_wires_that_lead_nowhere_or_meet():
         ((3, 5), (5, 3), False),
     ],
 )
-def test_blobs_of_the_first_years_had_four_axes(held, expected, fits):
-    assert semantics.fits(held, expected) is fits
+def test_blobs_of_the_first_years_had_four_axes(held, expected, is_fitting):
+    assert fits(held, expected) is is_fitting

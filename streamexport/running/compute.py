@@ -1,4 +1,4 @@
-"""What Caffe's layers compute, with torch, on the CPU, in float32: the numbers to `semantics`' shapes.
+"""What Caffe's layers compute, with torch, on the CPU, in float32: the numbers to the shapes that `net.operations` tells.
 
 Large weights are read a buffer at a time, by output channel and by group, and what they make is written where it belongs
 in a top that exists already. So a layer takes its bottoms, its tops and one buffer, however large its weights are.
@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from ..net import operations as ops
+from ..net.operations import Operation, Shape
+from ..net.operations.normalizations import covered
+from ..net.operations.operation import axis_of
+from ..net.windows import Window
 from ..nets.graph import Blob
 from ..tensors import FLOAT32
-from . import meaning
-from .meaning import Shape
 
 WEIGHTS = 6 << 20
 """Weights held at a time. Fewer cost time: a matrix product per piece has to be worth its start."""
@@ -114,7 +117,7 @@ def empty(shape: Shape) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
-def compute(operation: meaning.Operation, task: Task) -> list[Tensor]:
+def compute(operation: Operation, task: Task) -> list[Tensor]:
     """The tops of a layer. A top may share memory with a bottom; a spare bottom may be overwritten, no other."""
     return _OPERATIONS[type(operation)](operation, task)
 
@@ -138,7 +141,7 @@ def _spread(values: Tensor, axis: int, bottom: Tensor) -> Tensor:
     return values.reshape(*values.shape, *(1,) * (bottom.ndim - axis - values.ndim))
 
 
-def _convolution(operation: meaning.Convolution, task: Task) -> Tensor:
+def _convolution(operation: ops.Convolution, task: Task) -> Tensor:
     top = empty(task.top)
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
     for first, last, weight in task.parameters.rows(outputs, len(top) * prod(top.shape[2:])):
@@ -148,13 +151,13 @@ def _convolution(operation: meaning.Convolution, task: Task) -> Tensor:
     return _biased(top, task)
 
 
-def _convolve(bottom: Tensor, weight: Tensor, window: meaning.Window, groups: int, into: Tensor) -> None:
+def _convolve(bottom: Tensor, weight: Tensor, window: Window, groups: int, into: Tensor) -> None:
     """A piece of a convolution: as a product of matrices where the weights outweigh what is unfolded for it.
 
     torch's own convolution copies all weights into another order first, which took longer than the arithmetic at 7x7.
     """
     pixels, rows = prod(into.shape[2:]), len(weight) // groups
-    is_pointwise = window == meaning.Window((1, 1))
+    is_pointwise = window == Window.of((1, 1))
     if not is_pointwise and pixels > 2 * rows:
         into[:] = F.conv2d(bottom, weight, None, window.stride, window.pad, window.dilation, groups)
         return
@@ -164,7 +167,7 @@ def _convolve(bottom: Tensor, weight: Tensor, window: meaning.Window, groups: in
         torch.bmm(matrices, columns.reshape(groups, -1, pixels), out=result.view(groups, rows, pixels))
 
 
-def _deconvolution(operation: meaning.Deconvolution, task: Task) -> Tensor:
+def _deconvolution(operation: ops.Deconvolution, task: Task) -> Tensor:
     window, top = operation.window, torch.zeros(task.top)
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
     for first, last, weight in task.parameters.rows(inputs, 1):
@@ -179,11 +182,11 @@ def _biased(top: Tensor, task: Task) -> Tensor:
     return top.add_(_spread(task.parameters.whole(1), 1, top)) if len(task.parameters) > 1 else top
 
 
-def _inner_product(operation: meaning.InnerProduct, task: Task) -> Tensor:
+def _inner_product(operation: ops.InnerProduct, task: Task) -> Tensor:
     top = torch.zeros(prod(task.top[:-1]), task.top[-1])
     vectors = task.bottom.reshape(len(top), -1)
     for first, last, weight in task.parameters.rows(1, len(top)):
-        if operation.transposed:
+        if operation.is_transposed:
             top.addmm_(vectors[:, first:last], weight)
         else:
             torch.mm(vectors, weight.T, out=top[:, first:last])
@@ -192,8 +195,9 @@ def _inner_product(operation: meaning.InnerProduct, task: Task) -> Tensor:
     return top.view(task.top)
 
 
-def _pooling(operation: meaning.Pooling, task: Task) -> Tensor:
-    window, bottom = operation.window, task.bottom
+def _pooling(operation: ops.Pooling, task: Task) -> Tensor:
+    bottom = task.bottom
+    window = operation.window_over(bottom.shape)
     sizes = zip(task.top[2:], window.stride, window.kernel, bottom.shape[2:], window.pad, strict=True)
     vertical, horizontal = (
         (pad, (count - 1) * stride + kernel - size - pad) for count, stride, kernel, size, pad in sizes
@@ -207,14 +211,14 @@ def _pooling(operation: meaning.Pooling, task: Task) -> Tensor:
     return sums.div_(torch.outer(*(_counts(window, axis, bottom, task.top) for axis in (0, 1))))
 
 
-def _counts(window: meaning.Window, axis: int, bottom: Tensor, top: Shape) -> Tensor:
+def _counts(window: Window, axis: int, bottom: Tensor, top: Shape) -> Tensor:
     """How many rows (axis 0) or columns (1) of the padded bottom each window has; padding counts once behind the bottom."""
     pad = window.pad[axis]
     starts = torch.arange(top[2 + axis]) * window.stride[axis] - pad
     return ((starts + window.kernel[axis]).clamp(max=bottom.shape[2 + axis] + pad) - starts).float()
 
 
-def _batch_norm(operation: meaning.BatchNorm, task: Task) -> Tensor:
+def _batch_norm(operation: ops.BatchNorm, task: Task) -> Tensor:
     channels = task.bottom.shape[1] if task.bottom.ndim > 1 else 1
     top = task.taken().reshape(len(task.bottom), channels, -1)
     if operation.is_stored:
@@ -226,26 +230,24 @@ def _batch_norm(operation: meaning.BatchNorm, task: Task) -> Tensor:
     return top.sub_(mean[:, None]).div_((variance + operation.epsilon).sqrt()[:, None]).view(task.top)
 
 
-def _affine(operation: meaning.Affine, task: Task) -> Tensor:
+def _scale(operation: ops.Scale, task: Task) -> Tensor:
+    axis, _ = covered([tuple(bottom.shape) for bottom in task.bottoms], operation.axis, operation.num_axes)
     blobs = (task.parameters.whole(index) for index in range(len(task.parameters)))
-    operands = (_spread(values, operation.axis, task.bottom) for values in (*task.bottoms[1:], *blobs))
-    top = task.taken()
-    if operation.scales:
-        top *= next(operands)
-    if operation.adds:
-        top += next(operands)
-    return top
+    factor, *offset = (_spread(values, axis, task.bottom) for values in (*task.bottoms[1:], *blobs))
+    top = task.taken().mul_(factor)
+    return top.add_(offset[0]) if offset else top
 
 
-def _prelu(operation: meaning.PReLU, task: Task) -> Tensor:
+def _prelu(operation: ops.PReLU, task: Task) -> Tensor:
     return F.prelu(task.bottom, task.parameters.whole(0).reshape(-1))
 
 
-def _eltwise(operation: meaning.Eltwise, task: Task) -> Tensor:
+def _eltwise(operation: ops.Eltwise, task: Task) -> Tensor:
     top, others = task.taken(), task.bottoms[1:]
     if operation.method == "SUM":
-        top *= operation.coefficients[0]
-        for other, coefficient in zip(others, operation.coefficients[1:], strict=True):
+        first, *rest = operation.coefficients or (1.0,) * len(task.bottoms)
+        top *= first
+        for other, coefficient in zip(others, rest, strict=True):
             top.add_(other, alpha=coefficient)
         return top
     for other in others:
@@ -253,11 +255,12 @@ def _eltwise(operation: meaning.Eltwise, task: Task) -> Tensor:
     return top
 
 
-def _crop(operation: meaning.Crop, task: Task) -> Tensor:
-    return task.bottom[tuple(slice(at, at + size) for at, size in zip(operation.offsets, task.top, strict=True))]
+def _crop(operation: ops.Crop, task: Task) -> Tensor:
+    begin = operation.begin(tuple(task.bottom.shape))
+    return task.bottom[tuple(slice(at, at + size) for at, size in zip(begin, task.top, strict=True))]
 
 
-def _lrn(operation: meaning.LRN, task: Task) -> Tensor:
+def _lrn(operation: ops.LRN, task: Task) -> Tensor:
     size, half = operation.size, operation.size // 2
     squares = task.bottom.square()
     if operation.within_channel:
@@ -269,24 +272,25 @@ def _lrn(operation: meaning.LRN, task: Task) -> Tensor:
         for shift in range(1, size):
             mean += padded[:, shift : shift + channels]
         mean /= size
-    return task.bottom * mean.mul_(operation.alpha).add_(operation.k).pow_(-operation.beta)
+    k = 1.0 if operation.within_channel else operation.k  # there Caffe's layer does not look at it
+    return task.bottom * mean.mul_(operation.alpha).add_(k).pow_(-operation.beta)
 
 
-def _mvn(operation: meaning.MVN, task: Task) -> Tensor:
-    rows = task.bottom.reshape(prod(task.top[: operation.axis]), -1)
+def _mvn(operation: ops.MVN, task: Task) -> Tensor:
+    rows = task.bottom.reshape(prod(task.top[: 1 if operation.across_channels else 2]), -1)
     top = rows - rows.mean(1, keepdim=True)
-    if operation.epsilon is not None:
+    if operation.normalizes_variance:
         top /= top.square().mean(1, keepdim=True).sqrt_() + operation.epsilon
     return top.view(task.top)
 
 
-def _normalize(operation: meaning.Normalize, task: Task) -> Tensor:
+def _normalize(operation: ops.Normalize, task: Task) -> Tensor:
     axes = tuple(range(1, task.bottom.ndim)) if operation.across_spatial else (1,)
     norm = (task.bottom.square().sum(axes, keepdim=True) + operation.epsilon).sqrt_()
     return (task.bottom / norm).mul_(_spread(task.parameters.whole(0), 1, task.bottom))
 
 
-def _reduction(operation: meaning.Reduction, task: Task) -> Tensor:
+def _reduction(operation: ops.Reduction, task: Task) -> Tensor:
     rows = task.bottom.reshape(*task.top, -1)
     if operation.method in ("ASUM", "SUMSQ"):
         rows = rows.abs() if operation.method == "ASUM" else rows.square()
@@ -294,16 +298,16 @@ def _reduction(operation: meaning.Reduction, task: Task) -> Tensor:
     return total.mul_(operation.coefficient)
 
 
-def _tile(operation: meaning.Tile, task: Task) -> Tensor:
+def _tile(operation: ops.Tile, task: Task) -> Tensor:
     counts = [1] * task.bottom.ndim
-    counts[operation.axis] = operation.count
+    counts[axis_of(operation.axis, task.bottom.ndim)] = operation.count
     return task.bottom.repeat(counts)
 
 
-def _argmax(operation: meaning.ArgMax, task: Task) -> Tensor:
+def _argmax(operation: ops.ArgMax, task: Task) -> Tensor:
     """Of equal elements the last one comes first: Caffe sorts pairs of value and index."""
     bottom = task.bottom.reshape(len(task.bottom), -1) if operation.axis is None else task.bottom
-    axis = 1 if operation.axis is None else operation.axis
+    axis = 1 if operation.axis is None else axis_of(operation.axis, bottom.ndim)
     values, places = bottom.flip(axis).sort(dim=axis, descending=True, stable=True)
     values, places = (sorted_.narrow(axis, 0, operation.count) for sorted_ in (values, places))
     places = (bottom.shape[axis] - 1 - places).float()
@@ -312,22 +316,22 @@ def _argmax(operation: meaning.ArgMax, task: Task) -> Tensor:
     return values.reshape(task.top) if operation.axis is not None else torch.stack((places, values), 1).view(task.top)
 
 
-def _power(x: Tensor, power: float, scale: float, shift: float) -> Tensor:
-    return x.fill_(1) if power == 0 else x.mul_(scale).add_(shift).pow_(power)
+def _exp(operation: ops.Exp, task: Task) -> Tensor:
+    scale, shift = operation.natural
+    return task.taken().mul_(scale).add_(shift).exp_()
 
 
-_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    "AbsVal": torch.abs_,
-    "BNLL": lambda x: torch.logaddexp(x, torch.zeros(())),  # log(1 + e ** x)
-    "Clip": torch.clamp_,
-    "ELU": F.elu_,
-    "Exp": lambda x, scale, shift: x.mul_(scale).add_(shift).exp_(),
-    "Log": lambda x, scale, shift, factor: x.mul_(scale).add_(shift).log_().mul_(factor),
-    "Power": _power,
-    "ReLU": lambda x, slope: F.leaky_relu_(x, slope) if slope else x.relu_(),
-    "Sigmoid": torch.sigmoid_,
-    "TanH": torch.tanh_,
-}
+def _log(operation: ops.Log, task: Task) -> Tensor:
+    return task.taken().mul_(operation.scale).add_(operation.shift).log_().mul_(operation.factor)
+
+
+def _power(operation: ops.Power, task: Task) -> Tensor:
+    x = task.taken()
+    return x.fill_(1) if operation.power == 0 else x.mul_(operation.scale).add_(operation.shift).pow_(operation.power)
+
+
+def _relu(operation: ops.ReLU, task: Task) -> Tensor:
+    return F.leaky_relu_(task.taken(), operation.slope) if operation.slope else task.taken().relu_()
 
 
 def _one(function: Callable[[Any, Task], Tensor]) -> Callable[[Any, Task], list[Tensor]]:
@@ -335,26 +339,43 @@ def _one(function: Callable[[Any, Task], Tensor]) -> Callable[[Any, Task], list[
     return lambda operation, task: [function(operation, task)]
 
 
-_OPERATIONS: Mapping[type, Callable[[Any, Task], list[Tensor]]] = {
-    meaning.Identity: lambda operation, task: [task.bottom.reshape(shape) for shape in task.tops],
-    meaning.Pointwise: _one(lambda operation, task: _FUNCTIONS[operation.function](task.taken(), *operation.constants)),
-    meaning.Convolution: _one(_convolution),
-    meaning.Deconvolution: _one(_deconvolution),
-    meaning.InnerProduct: _one(_inner_product),
-    meaning.Pooling: _one(_pooling),
-    meaning.BatchNorm: _one(_batch_norm),
-    meaning.Affine: _one(_affine),
-    meaning.PReLU: _one(_prelu),
-    meaning.Softmax: _one(lambda operation, task: task.bottom.softmax(operation.axis)),
-    meaning.Eltwise: _one(_eltwise),
-    meaning.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
-    meaning.Slice: lambda operation, task: list(task.bottom.split_with_sizes(operation.sizes, operation.axis)),
-    meaning.Crop: _one(_crop),
-    meaning.Permute: _one(lambda operation, task: task.bottom.permute(operation.order)),
-    meaning.LRN: _one(_lrn),
-    meaning.MVN: _one(_mvn),
-    meaning.Normalize: _one(_normalize),
-    meaning.Reduction: _one(_reduction),
-    meaning.Tile: _one(_tile),
-    meaning.ArgMax: _one(_argmax),
+def _reshaped(operation: Operation, task: Task) -> list[Tensor]:
+    """Every top has the bottom's elements, in a shape of its own."""
+    return [task.bottom.reshape(shape) for shape in task.tops]
+
+
+_OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
+    **dict.fromkeys((ops.Dropout, ops.Flatten, ops.Reshape, ops.Split), _reshaped),
+    ops.AbsVal: _one(lambda operation, task: task.taken().abs_()),
+    ops.ArgMax: _one(_argmax),
+    ops.BNLL: _one(lambda operation, task: torch.logaddexp(task.taken(), torch.zeros(()))),  # log(1 + e ** x)
+    ops.BatchNorm: _one(_batch_norm),
+    ops.Clip: _one(lambda operation, task: task.taken().clamp_(operation.low, operation.high)),
+    ops.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
+    ops.Convolution: _one(_convolution),
+    ops.Crop: _one(_crop),
+    ops.Deconvolution: _one(_deconvolution),
+    ops.ELU: _one(lambda operation, task: F.elu_(task.taken(), operation.alpha)),
+    ops.Eltwise: _one(_eltwise),
+    ops.Exp: _one(_exp),
+    ops.InnerProduct: _one(_inner_product),
+    ops.LRN: _one(_lrn),
+    ops.Log: _one(_log),
+    ops.MVN: _one(_mvn),
+    ops.Normalize: _one(_normalize),
+    ops.PReLU: _one(_prelu),
+    ops.Permute: _one(lambda operation, task: task.bottom.permute(operation.whole(task.bottom.ndim))),
+    ops.Pooling: _one(_pooling),
+    ops.Power: _one(_power),
+    ops.ReLU6: _one(lambda operation, task: task.taken().clamp_(0, 6)),
+    ops.ReLU: _one(_relu),
+    ops.Reduction: _one(_reduction),
+    ops.Scale: _one(_scale),
+    ops.Sigmoid: _one(lambda operation, task: task.taken().sigmoid_()),
+    ops.Slice: lambda operation, task: list(
+        task.bottom.split_with_sizes([shape[operation.axis] for shape in task.tops], operation.axis)
+    ),
+    ops.Softmax: _one(lambda operation, task: task.bottom.softmax(operation.axis)),
+    ops.TanH: _one(lambda operation, task: task.taken().tanh_()),
+    ops.Tile: _one(_tile),
 }

@@ -1,0 +1,88 @@
+"""What layers compute: one frozen dataclass for each kind of layer, and all that is known of the kind.
+
+    operation   what all of them say: shapes of tops and blobs, multiply-adds, traits
+    pointwise, weighted, normalizations, reductions, rearrangements   the kinds, by family
+    opaque      layers of models that were read, of which only the type is known
+
+`KINDS` holds them by Caffe's name for them. `caffe.codec` turns them into LayerParameter and back, `running.compute` has the
+numbers, `passes.dialects` puts those that are nobody's layer (`NEUTRAL`) into the words of a dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .normalizations import LRN, MVN, BatchNorm, Normalize, Scale, Softmax
+from .opaque import Opaque
+from .operation import Merge, Operation, Shape
+from .pointwise import (
+    BNLL,
+    ELU,
+    AbsVal,
+    Clip,
+    Eltwise,
+    Exp,
+    Log,
+    Power,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    TanH,
+)
+from .rearrangements import Concat, Crop, Dropout, Flatten, Input, Permute, Rearrange, Reshape, Slice, Split, Tile
+from .reductions import ArgMax, Pooling, Reduction
+from .weighted import Convolution, Deconvolution, InnerProduct
+
+__all__ = [
+    "BNLL",
+    "ELU",
+    "KINDS",
+    "LRN",
+    "MVN",
+    "NEUTRAL",
+    "AbsVal",
+    "ArgMax",
+    "BatchNorm",
+    "Clip",
+    "Concat",
+    "Convolution",
+    "Crop",
+    "Deconvolution",
+    "Dropout",
+    "Eltwise",
+    "Exp",
+    "Flatten",
+    "InnerProduct",
+    "Input",
+    "Log",
+    "Merge",
+    "Normalize",
+    "Opaque",
+    "Operation",
+    "PReLU",
+    "Permute",
+    "Pooling",
+    "Power",
+    "ReLU",
+    "ReLU6",
+    "Rearrange",
+    "Reduction",
+    "Reshape",
+    "Scale",
+    "Shape",
+    "Sigmoid",
+    "Slice",
+    "Softmax",
+    "Split",
+    "TanH",
+    "Tile",
+]
+
+KINDS: Mapping[str, type[Operation]] = {
+    kind.__name__: kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, Operation) and kind not in (Operation, Opaque)
+}
+NEUTRAL = (Rearrange,)
+"""Kinds that no Caffe has."""
