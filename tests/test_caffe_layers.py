@@ -125,9 +125,12 @@ def affine() -> Iterator[Case]:
     for axis, count in product((-4, -1, 0, 1, 2, 3, 4), (-2, -1, 0, 1, 2, 3, 4)):
         yield "Scale", "a", 1, f"scale_param {{ axis: {axis} num_axes: {count} }}"
         yield "Scale", "a", 1, f"scale_param {{ axis: {axis} num_axes: {count} bias_term: true }}"
+        yield "Bias", "a", 1, f"bias_param {{ axis: {axis} num_axes: {count} }}"
     for other, axis in (("b", 0), ("c", 1), ("d", 1), ("e", 0), ("f", 2), ("c", -3), ("f", -2), ("b", -4)):
         yield "Scale", f"a {other}", 1, f"scale_param {{ axis: {axis} }}"
         yield "Scale", f"a {other}", 1, f"scale_param {{ axis: {axis} bias_term: true }}"
+    for other, axis in product("bcdef", (-4, -2, 0, 1, 2)):
+        yield "Bias", f"a {other}", 1, f"bias_param {{ axis: {axis} }}"
 
 
 def pointwise() -> Iterator[Case]:

@@ -97,6 +97,7 @@ ONE_BOTTOM = [  # type, parameters, shapes of the blobs, what torch makes of bot
         lambda x, w, b: x * w.view(6, 1, 1) + b.view(6, 1, 1),
     ),
     ("Scale", "scale_param { axis: 2 num_axes: -1 }", [(9, 8)], lambda x, w: x * w),
+    ("Bias", "", [(6,)], lambda x, b: x + b.view(6, 1, 1)),
     ("PReLU", "", [(6,)], F.prelu),
     ("PReLU", "prelu_param { channel_shared: true }", [()], lambda x, w: F.prelu(x, w.view(1))),
     (
@@ -174,6 +175,7 @@ SEVERAL_BOTTOMS = [
     ("Split", "", [IMAGE], lambda x: [x, x]),
     ("Crop", "crop_param { offset: 1 offset: 2 }", [IMAGE, (5, 5, 5, 5)], lambda x, y: [x[:, :, 1:6, 2:7]]),
     ("Scale", "scale_param { axis: 0 }", [IMAGE, (2, 6)], lambda x, y: [x * y[..., None, None]]),
+    ("Bias", "", [IMAGE, (6, 9)], lambda x, y: [x + y[..., None]]),
 ]
 
 

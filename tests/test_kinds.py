@@ -54,6 +54,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.ArgMax: [ops.ArgMax(1, 2, True), ops.ArgMax(None, 3, True)],
         ops.BNLL: [ops.BNLL()],
         ops.BatchNorm: [ops.BatchNorm(0.125), ops.BatchNorm(0.125, is_stored=False)],
+        ops.Bias: [ops.Bias(2, 2), Example(ops.Bias(0), (IMAGE, (2, 4)))],
         ops.Clip: [ops.Clip(-0.5, 0.75)],
         ops.Concat: [Example(ops.Concat(2), (IMAGE, (2, 4, 1, 6)))],
         ops.Convolution: [ops.Convolution(6, UNEVEN, 2), ops.Convolution(3, Window.of((1, 1)), has_bias=False)],

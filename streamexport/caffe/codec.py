@@ -332,6 +332,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         ).said,
         _batch_norm_heard,
     ),
+    ops.Bias: _fields(ops.Bias, "bias_param", axis="axis", num_axes="num_axes"),
     ops.Clip: _Pair(_fields(ops.Clip, "clip_param", low="min", high="max").said, _clip_heard),
     ops.Concat: _with_older(_fields(ops.Concat, "concat_param", ("axis",), axis="axis"), "concat_param", "concat_dim"),
     ops.Convolution: _Pair(_convolution_said, _convolution_heard(ops.Convolution)),

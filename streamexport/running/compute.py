@@ -230,6 +230,12 @@ def _batch_norm(operation: ops.BatchNorm, task: Task) -> Tensor:
     return top.sub_(mean[:, None]).div_((variance + operation.epsilon).sqrt()[:, None]).view(task.top)
 
 
+def _bias(operation: ops.Bias, task: Task) -> Tensor:
+    axis, _ = covered([tuple(bottom.shape) for bottom in task.bottoms], operation.axis, operation.num_axes)
+    offset = task.bottoms[1] if len(task.bottoms) > 1 else task.parameters.whole(0)
+    return task.taken().add_(_spread(offset, axis, task.bottom))
+
+
 def _scale(operation: ops.Scale, task: Task) -> Tensor:
     axis, _ = covered([tuple(bottom.shape) for bottom in task.bottoms], operation.axis, operation.num_axes)
     blobs = (task.parameters.whole(index) for index in range(len(task.parameters)))
@@ -350,6 +356,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.ArgMax: _one(_argmax),
     ops.BNLL: _one(lambda operation, task: torch.logaddexp(task.taken(), torch.zeros(()))),  # log(1 + e ** x)
     ops.BatchNorm: _one(_batch_norm),
+    ops.Bias: _one(_bias),
     ops.Clip: _one(lambda operation, task: task.taken().clamp_(operation.low, operation.high)),
     ops.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
     ops.Convolution: _one(_convolution),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .normalizations import LRN, MVN, BatchNorm, Normalize, Scale, Softmax
+from .normalizations import LRN, MVN, BatchNorm, Bias, Normalize, Scale, Softmax
 from .opaque import Opaque
 from .operation import Merge, Operation, Shape
 from .pointwise import (
@@ -44,6 +44,7 @@ __all__ = [
     "AbsVal",
     "ArgMax",
     "BatchNorm",
+    "Bias",
     "Clip",
     "Concat",
     "Convolution",

@@ -56,6 +56,23 @@ class Scale(Operation):
         return Merge.CHANNELS if bottoms == 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Bias(Operation):
+    """Plus an offset that covers `num_axes` axes of the bottom, from `axis` on, all the rest if that is -1. A second bottom is
+    the offset, and says by its shape how much it covers; else it is a blob."""
+
+    axis: int = 1
+    num_axes: int = 1
+    bottoms: ClassVar[tuple[float, float]] = (1, 2)
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        covered(bottoms, self.axis, self.num_axes)
+        return (bottoms[0],)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (covered(bottoms, self.axis, self.num_axes)[1],) * (2 - len(bottoms))
+
+
 def covered(bottoms: Sequence[Shape], axis: int, num_axes: int) -> tuple[int, Shape]:
     """The axis where a factor or an offset begins, and its shape: the second bottom's, or that of `num_axes` axes."""
     bottom = bottoms[0]
