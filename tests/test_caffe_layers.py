@@ -235,6 +235,8 @@ def reducing() -> Iterator[Case]:
     flags = product("adi", ("", "top_k: 2", "top_k: 9"), ("", "axis: 1", "axis: 0", "axis: -1"), ("false", "true"))
     for bottom, count, axis, values in flags:
         yield "ArgMax", bottom, 1, f"argmax_param {{ {count} {axis} out_max_val: {values} }}"
+    yield "Silence", "a d", 0, ""
+    yield "Silence", "a", 1, ""
     yield "ReLU", "a b", 1, ""
     yield "ReLU", "a", 2, ""
     yield "Crop", "a", 1, ""

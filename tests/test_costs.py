@@ -96,6 +96,7 @@ def weight(*shape: int) -> torch.Tensor:
         (layer("p", "Pooling", "x", "y", "pooling_param { kernel_size: 3 }"), lambda x: F.max_pool2d(x, 3)),
         (layer("e", "Eltwise", "x x", "y"), lambda x: x + x),
         (layer("s", "Scale", "x", "y"), lambda x: x * 2),
+        (layer("n", "Silence", "x", ""), lambda x: None),
     ],
 )
 def test_arithmetic_of_single_layers_is_what_torch_counts(tmp_path, text, compute):

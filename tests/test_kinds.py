@@ -93,6 +93,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.Reshape: [ops.Reshape((0, -1), 1, 3)],
         ops.Scale: [ops.Scale(1, 2, True), Example(ops.Scale(0), (IMAGE, (2, 4)))],
         ops.Sigmoid: [ops.Sigmoid()],
+        ops.Silence: [Example(ops.Silence(), (IMAGE, (2, 3)), tops=0)],
         ops.Slice: [Example(ops.Slice(2, (1, 3)), tops=3)],
         ops.Softmax: [ops.Softmax(2)],
         ops.Split: [Example(ops.Split(), tops=2)],

@@ -351,7 +351,7 @@ def _reshaped(operation: Operation, task: Task) -> list[Tensor]:
 
 
 _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
-    **dict.fromkeys((ops.Dropout, ops.Flatten, ops.Reshape, ops.Split), _reshaped),
+    **dict.fromkeys((ops.Dropout, ops.Flatten, ops.Reshape, ops.Silence, ops.Split), _reshaped),
     ops.AbsVal: _one(lambda operation, task: task.taken().abs_()),
     ops.ArgMax: _one(_argmax),
     ops.BNLL: _one(lambda operation, task: torch.logaddexp(task.taken(), torch.zeros(()))),  # log(1 + e ** x)

@@ -30,7 +30,20 @@ from .pointwise import (
     Sigmoid,
     TanH,
 )
-from .rearrangements import Concat, Crop, Dropout, Flatten, Input, Permute, Rearrange, Reshape, Slice, Split, Tile
+from .rearrangements import (
+    Concat,
+    Crop,
+    Dropout,
+    Flatten,
+    Input,
+    Permute,
+    Rearrange,
+    Reshape,
+    Silence,
+    Slice,
+    Split,
+    Tile,
+)
 from .reductions import ArgMax, Pooling, Reduction
 from .weighted import Convolution, Deconvolution, InnerProduct
 
@@ -73,6 +86,7 @@ __all__ = [
     "Scale",
     "Shape",
     "Sigmoid",
+    "Silence",
     "Slice",
     "Softmax",
     "Split",

@@ -48,6 +48,17 @@ class Split(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Silence(Operation):
+    """Takes what nobody else does, and makes nothing."""
+
+    bottoms: ClassVar[Count] = ANY
+    tops: ClassVar[Count] = (0, 0)
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Dropout(Operation):
     """Nothing, but in training."""
 
