@@ -34,7 +34,7 @@ def gated(tmp_path, monkeypatch) -> torch.nn.Module:
 
 
 def test_every_block_of_the_guide_is_run():
-    assert list(BLOCKS) == ["gated.py", "run", "refused"]
+    assert list(BLOCKS) == ["gated.py", "run", "refused", "blended.py", "operators.py", "own"]
     assert len(BLOCKS) == GUIDE.count("\n```") / 2
 
 
@@ -46,6 +46,13 @@ def test_the_guides_commands_convert_a_module_that_computes_what_torch_does_at_o
             expected = gated(torch.from_numpy(image)).numpy()
         found = streamexport.forward("gated.prototxt", ["gated.caffemodel"], image)["fc"]
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.usefixtures("gated")
+def test_the_guides_own_operators_are_what_torch_computes():
+    for name in ("blended.py", "operators.py"):
+        Path(name).write_text(BLOCKS[name])
+    run(["bash", "-euo", "pipefail", "-c", BLOCKS["own"]], Path())  # verify says if it departs
 
 
 @pytest.mark.usefixtures("gated")

@@ -39,6 +39,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NET",
     )
     add("--net-args", "a JSON object of arguments for it", metavar="JSON")
+    add(
+        "--operators",
+        "a file of yours that says what operators of torch's become, see docs/tracing.md",
+        metavar="FILE.py",
+    )
     add("--key", "the state dict inside the checkpoint, where there are several", metavar="PATH")
     add("--prefix", "take only the tensors whose names begin with it, without it", metavar="PREFIX")
     add("--dialect", "whose Caffe will run it (default: portable, which all of them run)", choices=dialects.DIALECTS)

@@ -57,8 +57,8 @@ def run(given: argparse.Namespace) -> int:
     model = open_model(models[0], checkpoints)
     recorded = record.decode(model.record)
     options = arguments.chosen(given, recorded)
-    if "net" not in vars(given) and (recorded is not None or options == Options()):
-        record.trusted(model, models[0])  # refuses what the model must not say, or does not say at all
+    if recorded is not None or ("net" not in vars(given) and options == Options()):
+        record.trusted(model, models[0], vars(given))  # refuses what the model must not say, or does not say at all
     start = time.monotonic()
     total = sum(model.size for model in models)
     with arguments.progress(total, "verifying", given.quiet) as progress:

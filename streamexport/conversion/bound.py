@@ -52,7 +52,9 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
 def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Bound]:
     """The checkpoints, opened, and the net that their tensors are, as it is before all passes."""
     refusal = partial(dialects.refusal, dialect=options.dialect)
-    architecture = nets.architecture(options.net, options.net_args, options.eps, options.end, refusal)
+    architecture = nets.architecture(
+        options.net, options.net_args, options.eps, options.end, refusal, options.operators
+    )
     if options.prefix is not None:
         architecture = nets.Under(options.prefix, architecture)
     weights = open_checkpoints(checkpoints, options.key, architecture.fits)

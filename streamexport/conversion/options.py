@@ -17,6 +17,7 @@ class Options:
     ----------
     net : a built-in net, "auto", or what builds a PyTorch module: MODULE:CALLABLE or FILE.py:CALLABLE
     net_args : its arguments, as a JSON object
+    operators : a Python file that expresses operators of torch's, for what traces the module
     key : which state dict of the checkpoint, as a dotted path; None to find it
     prefix : what stands before the names of the net's tensors; None to find it
     dialect : whose Caffe the prototxt is for: portable, bvlc, opencv or ssd
@@ -37,6 +38,7 @@ class Options:
 
     net: str = nets.AUTO
     net_args: str | None = None
+    operators: str | None = None
     key: str | None = None
     prefix: str | None = None
     dialect: str = "portable"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,18 +44,22 @@ def decode(record: bytes) -> Options | None:
         return None
 
 
-def trusted(model: Net, file: Path) -> Options:
-    """The options that a model says it was made with, to be used without being asked for.
+def trusted(model: Net, file: Path, said: Container[str] = ()) -> Options:
+    """The options that a model says it was made with, to be used without being asked for, but for those that were said.
 
-    NetError if it does not say; or if it names a callable: a file must not choose which code is run.
+    NetError if it does not say; or if it names code, `net` or `operators`: a file must not choose which code is run.
     """
     options = decode(model.record)
     if options is None:
         advice = "say how it was made: --net, --names, --dtype, ..."
         raise NetError("has no record of how it was made", file=os.fspath(file), advice=advice)
-    if modules.is_named(options.net):
-        what = f"was made with --net {options.net}, which is code, and no file may choose what is run"
-        raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: --net {options.net}")
+    for name, code in (
+        ("net", options.net if modules.is_named(options.net) else None),
+        ("operators", options.operators),
+    ):
+        if code is not None and name not in said:
+            what = f"was made with `{name}={code}`, which is code, and no file may choose what is run"
+            raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: `{name}={code}`")
     return options
 
 

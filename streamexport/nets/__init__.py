@@ -62,6 +62,7 @@ def architecture(
     epsilon: float | None = None,
     end: Sequence[str] = (),
     refusal: Refusal = lambda _: None,
+    operators: str | None = None,
 ) -> Architecture:
     """The net of that name.
 
@@ -71,6 +72,7 @@ def architecture(
     arguments : for what builds a module, JSON
     epsilon : of BatchNorm, for a built-in net; None for torch's default
     end, refusal : where a module's net ends, see `traced.bind`; a built-in one is whole
+    operators : a file of operators for what traces a module, see `modules.own_operators`
 
     Raises
     ------
@@ -80,7 +82,10 @@ def architecture(
         what = "a module says its own" if modules.is_named(name) else f"{epsilon} is none"
         raise NetError(f"--eps is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
     if modules.is_named(name):
-        return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal)
+        own = modules.own_operators(operators) if operators is not None else {}
+        return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal, own)
+    if operators is not None:
+        raise NetError("operators are for nets that are traced", advice="name one: --net MODULE:CALLABLE")
     if arguments is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)

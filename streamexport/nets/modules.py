@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ from .graph import DEFAULT_SIZE, Refusal
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from .operators.registry import Operator
 
 LARGE = 1 << 14
 """Elements from which on a tensor is left as it is while a module is built on the CPU."""
@@ -62,6 +64,20 @@ def find(net: str, arguments: str | None) -> Maker:
     """
     make, keywords = _callable(net), _keywords(arguments)
     return lambda: _made(net, make, keywords)
+
+
+def own_operators(path: str) -> Mapping[str, Operator]:
+    """What the operators in a file of the user's are expressed by, by name. The file is run.
+
+    NetError if that fails, or if it expresses what is expressed already, and does not say that it means to.
+    """
+    from .operators import registry
+
+    with registry.collected() as found:
+        _imported(path, lambda: _from_path_alone(_located(Path(path))))
+    if not found:
+        raise NetError("registers no operator", file=path, advice="decorate functions with @operator(NAME)")
+    return found
 
 
 def on_meta(make: Maker) -> nn.Module:
@@ -106,12 +122,14 @@ class UserNet:
     name : MODULE:CALLABLE or FILE.py:CALLABLE
     make : builds the module, see `find`
     end, refusal : where the net ends, see `traced.bind`
+    operators : the user's own, see `own_operators`
     """
 
     name: str
     make: Maker
     end: tuple[str, ...] = ()
     refusal: Refusal = lambda _: None
+    operators: Mapping[str, Operator] = field(default_factory=dict)
 
     @cached_property
     def built(self) -> tuple[nn.Module, str]:
@@ -201,14 +219,7 @@ def _keywords(arguments: str | None) -> dict[str, Any]:
 
 def _callable(net: str) -> Callable[..., object]:
     place, _, name = net.rpartition(":")
-    try:
-        with redirect_stdout(sys.stderr):  # standard output may be where the model goes
-            module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
-    except Error:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
-        absent = missing(error) if isinstance(error, ImportError) else None
-        raise absent or NetError(f"{place} cannot be imported: {_said(error)}") from error
+    module = _imported(place, lambda: _from_file(Path(place)) if place.endswith(".py") else _from_path(place))
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -219,18 +230,35 @@ def _callable(net: str) -> Callable[..., object]:
     return cast("Callable[..., object]", found)
 
 
+def _imported(place: str, importing: Callable[[], object]) -> object:
+    """What the user's code makes. NetError if it fails."""
+    try:
+        with redirect_stdout(sys.stderr):  # standard output may be where the model goes
+            return importing()
+    except Error:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's code raises while it is imported
+        absent = missing(error) if isinstance(error, ImportError) else None
+        raise absent or NetError(f"{place} cannot be imported: {_said(error)}") from error
+
+
 def _from_path(place: str) -> object:
     _look_in("")
     return importlib.import_module(place)
 
 
-def _from_file(path: Path) -> object:
+def _located(path: Path) -> Path:
+    """A file, once what it imports from the working directory and from beside it is found."""
     if not path.is_file():
-        raise NetError("no such file", file=str(path), advice="name the one that builds the module with --net")
+        raise NetError("no such file", file=str(path), advice="`net=` and `operators=` name files that are run")
     import torch  # noqa: F401 # before files beside it can be taken for what torch imports
 
-    path = path.resolve()
     _look_in("")
+    return path.resolve()
+
+
+def _from_file(path: Path) -> object:
+    path = _located(path)
     packages = [folder.name for folder in _packages(path)]
     _look_in(str(path.parents[len(packages)]))  # for what it imports from beside it, or from the packages around
     if not packages:

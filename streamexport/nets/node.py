@@ -64,7 +64,7 @@ class Scope:
             return self.eltwise("PROD", x, x, part=part)
         return self.pointwise(Power(float(power), float(scale), float(shift)), x, part)
 
-    def eltwise(self, method: str, x: Value, y: Value, coefficients: Sequence[float] = (), part: str = "") -> Value:
+    def eltwise(self, method: str, x: Operand, y: Operand, coefficients: Sequence[float] = (), part: str = "") -> Value:
         """Two values of the same shape, element by element: SUM, PROD or MAX."""
         x, y = self.activation(x), self.activation(y)
         if (x.view, x.blob) != (y.view, y.blob):

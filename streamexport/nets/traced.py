@@ -13,7 +13,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,8 +49,9 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     Parameters
     ----------
     tensors : the state dict
-    user : what builds the module; `end` names modules or layers whose results the net is there for, in that order: what
-        they do not need is not looked at; `refusal` is what the dialect that the net is for says of its layers
+    user : what builds the module; its `operators` are looked for before ours. `end` names modules or layers whose results
+        the net is there for, in that order: what they do not need is not looked at. `refusal` is what the dialect that the
+        net is for says of its layers
     input_shape : of its only input
 
     Raises
@@ -68,7 +69,7 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     if why:
         program = export(module, user.name, input_shape)
     notes = (f"built on the CPU, without weights, since on torch's meta device it {why}",) if why else ()
-    walk = _Walk(program, module, tensors, user.name, input_shape)
+    walk = _Walk(program, module, tensors, user, input_shape)
     try:
         found = walk.net(user.end, user.refusal)
     except Error as error:
@@ -161,13 +162,14 @@ class _Walk:
         program: ExportedProgram,
         module: torch.nn.Module,
         tensors: Mapping[str, Tensor],
-        name: str,
+        user: modules.UserNet,
         input_shape: tuple[int, ...],
     ) -> None:
         from .operators.registry import OPERATORS
 
-        self.operators = OPERATORS
-        self.program, self.tensors, self.name, self.shape = program, tensors, name, tuple(input_shape)
+        _check_names(user.operators)
+        self.own, self.operators = user.operators, {**OPERATORS, **user.operators}
+        self.program, self.tensors, self.name, self.shape = program, tensors, user.name, tuple(input_shape)
         self.buffers = dict(module.named_buffers())
         self.graph = ends.Graph(program)
         self.refused: set[str] = set()  # nodes, by name
@@ -262,7 +264,11 @@ class _Walk:
             raise
         except Exception as error:  # nobody expected it
             self.refused.add(node.name)
-            raise FaultError.of(error, f"{ends.called(node)} ({_place(node)})") from error
+            place = f"{ends.called(node)} ({_place(node)})"
+            if name in self.own:
+                what = f"the operator of yours fails: {type(error).__name__}: {reason(error)}"
+                raise NetError(what, tensor=place) from error
+            raise FaultError.of(error, place) from error
         return _placeholders(node)
 
     def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
@@ -292,7 +298,7 @@ class _Walk:
         for value, shape in zip(made if isinstance(made, list) else [made], place.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
                 what = f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
-                raise FaultError(what, tensor=_place(node))
+                raise (NetError if ends.function(node) in self.own else FaultError)(what, tensor=_place(node))
         if isinstance(made, Value):
             self.mark(node, made)
         return made
@@ -333,6 +339,20 @@ class _Walk:
                 yield value
             except UnsupportedError as refused:
                 self.refuse(node, refused)
+
+
+def _check_names(operators: Iterable[str]) -> None:
+    """NetError if one is none of torch's: of a library that nobody imported, or misspelt."""
+    import torch
+
+    for name in operators:
+        library, _, function = name.rpartition("::")
+        function, _, overload = function.partition(".")
+        packet = getattr(getattr(torch.ops, library or "aten"), function, None)
+        known = [] if packet is None else [str(known) for known in packet.overloads()]
+        if (overload or "default") not in known:
+            advice = f"its overloads are {', '.join(known)}" if known else "NAME is ATen's, LIBRARY::NAME another one's"
+            raise NetError(f"torch has no operator {name}", advice=advice)
 
 
 def _output(scope: Scope, value: Any) -> Value:

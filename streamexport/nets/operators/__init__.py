@@ -1,12 +1,25 @@
-"""ATen's operators as Caffe layers, one function each, by kind. Importing this registers all of them."""
+"""ATen's operators as Caffe layers, one function each, by kind. Importing this registers all of them.
 
+What is imported from here is what a file of the user's own operators is written with, see docs/tracing.md.
+"""
+
+from ..node import Node, Scope
+from ..operands import Constant, Operand, UnsupportedError, Value
 from . import activations, arithmetic, convolutions, normalizations, poolings, reductions, resizing, shapes
+from .registry import operator
 
 __all__ = [
+    "Constant",
+    "Node",
+    "Operand",
+    "Scope",
+    "UnsupportedError",
+    "Value",
     "activations",
     "arithmetic",
     "convolutions",
     "normalizations",
+    "operator",
     "poolings",
     "reductions",
     "resizing",

@@ -12,21 +12,43 @@ What ATen calls `self` or `input` is `x` here. A function that has to know the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from ...errors import NetError
 
 Operator = Callable[..., Any]
 OPERATORS: dict[str, Operator] = {}
 Function = TypeVar("Function", bound=Operator)
 
+_tables = [OPERATORS]
 
-def operator(*names: str) -> Callable[[Function], Function]:
-    """Registers a function for these of ATen's operators."""
+
+def operator(*names: str, override: bool = False) -> Callable[[Function], Function]:
+    """Registers a function for these operators: ATen's, or `library::name` of torch.library's.
+
+    Parameters
+    ----------
+    names : each with its overload after a dot, but for the default one
+    override : whether it may stand in place of what is registered already. NetError if it does, and may not
+    """
 
     def register(function: Function) -> Function:
         for name in names:
-            assert name not in OPERATORS, name
-            OPERATORS[name] = function
+            if not override and any(name in table for table in _tables):
+                raise NetError(f"operator {name} is expressed already", advice="override=True puts this in its place")
+            _tables[-1][name] = function
         return function
 
     return register
+
+
+@contextmanager
+def collected() -> Iterator[dict[str, Operator]]:
+    """What is registered meanwhile, by itself: ours stay as they are."""
+    _tables.append({})
+    try:
+        yield _tables[-1]
+    finally:
+        _tables.pop()
