@@ -74,8 +74,10 @@ def test_an_overload_that_nobody_registered_is_refused(tmp_path, monkeypatch):
 
 # The user's own
 
-HEAD = "from streamexport.nets.operators import UnsupportedError, operator\n"
-LEAKY = "def own(scope, x):\n    return scope.pointwise('ReLU', x, {'relu_param': {'negative_slope': 0.25}})\n"
+HEAD = (
+    "from streamexport.net.operations import ReLU\nfrom streamexport.nets.operators import UnsupportedError, operator\n"
+)
+LEAKY = "def own(scope, x):\n    return scope.pointwise(ReLU(0.25), x)\n"
 
 
 def with_own(directory: Path, text: str) -> streamexport.Plan:

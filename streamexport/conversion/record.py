@@ -58,8 +58,8 @@ def trusted(model: Net, file: Path, said: Container[str] = ()) -> Options:
         ("operators", options.operators),
     ):
         if code is not None and name not in said:
-            what = f"was made with `{name}={code}`, which is code, and no file may choose what is run"
-            raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: `{name}={code}`")
+            what = f"was made with --{name} {code}, which is code, and no file may choose what is run"
+            raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: --{name} {code}")
     return options
 
 

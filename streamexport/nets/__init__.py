@@ -85,7 +85,7 @@ def architecture(
         own = modules.own_operators(operators) if operators is not None else {}
         return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal, own)
     if operators is not None:
-        raise NetError("operators are for nets that are traced", advice="name one: `net=MODULE:CALLABLE`")
+        raise NetError("operators are for nets that are traced", advice="name one: --net MODULE:CALLABLE")
     if arguments is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)

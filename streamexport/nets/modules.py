@@ -250,7 +250,7 @@ def _from_path(place: str) -> object:
 def _located(path: Path) -> Path:
     """A file, once what it imports from the working directory and from beside it is found."""
     if not path.is_file():
-        raise NetError("no such file", file=str(path), advice="`net=` and `operators=` name files that are run")
+        raise NetError("no such file", file=str(path), advice="--net and --operators name files that are run")
     import torch  # noqa: F401 # before files beside it can be taken for what torch imports
 
     _look_in("")
