@@ -28,7 +28,7 @@ def component(name: str) -> str:
     is_text = name.isprintable() and name.strip() == name  # printable excludes NUL, what is no UTF-8, and bidi controls
     if not name or not is_text or "/" in name or name[0] in ".-" or len(name.encode()) > LONGEST:
         what = f"a file in it would be called after the net, whose name {name!r} is no file's"
-        raise OutputError(what, advice="name the file: -o DIR/NAME.caffemodel")
+        raise OutputError(what, advice="name the file: `output=DIR/NAME.caffemodel`")
     return name
 
 

@@ -138,7 +138,7 @@ def test_operators_behind_the_end_are_never_asked_for(made, monkeypatch):
 
 
 def test_state_that_changes_behind_the_end_does_not_matter(made):
-    with pytest.raises(NetError, match="is what seen is from then on: .*everything up to conv can: --end conv"):
+    with pytest.raises(NetError, match="is what seen is from then on: .*everything up to conv can: `end=conv`"):
         made("Stateful")
     assert made("Stateful", ("conv",)).net.outputs == ("conv",)
 
@@ -249,8 +249,8 @@ def test_a_net_ends_with_what_is_folded_away(tmp_path, checkpoint, end):
 
 def followed(error: NetError) -> tuple[str, ...]:
     """The ends that a refusal offers."""
-    said = re.search(r"everything up to (.*) can: (--end .*)$", str(error))
-    ends = tuple(said[2].removeprefix("--end ").split(" --end "))
+    said = re.search(r"everything up to (.*) can: (`end=.*`)$", str(error))
+    ends = tuple(said[2].removeprefix("`end=").removesuffix("`").split("` `end="))
     assert said[1] == " and ".join(ends)
     return ends
 
@@ -283,7 +283,7 @@ def test_how_far_the_net_can_be_made_is_offered_and_true(made, tmp_path, name, d
 def test_nothing_is_offered_where_nothing_can_be_made(made):
     with pytest.raises(NetError) as refused:
         made("Hopeless")
-    assert "--end" not in str(refused.value)
+    assert "end=" not in str(refused.value)
 
 
 # Records

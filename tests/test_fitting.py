@@ -162,13 +162,13 @@ def test_of_several_that_fit_the_user_chooses(tmp_path):
     size = sum(value.numel() * value.itemsize for value in state().values())
     with pytest.raises(NetError) as refused:
         bind([path], options())
-    assert f"holds several state dicts; choose with --key: generator.state_dict (8 tensors, {size} bytes)" in str(
+    assert f"holds several state dicts; choose with `key=`: generator.state_dict (8 tensors, {size} bytes)" in str(
         refused.value
     )
     notes_of(path, state(1), options(key="other.state_dict"))
     torch.save(before("module.encoder_q.", state()) | before("module.encoder_k.", state(1)), path)
     with pytest.raises(
-        NetError, match=r"under several prefixes; choose with --prefix: 'encoder_k.' \(8 .*'encoder_q.' \(8"
+        NetError, match=r"under several prefixes; choose with `prefix=`: 'encoder_k.' \(8 .*'encoder_q.' \(8"
     ):
         bind([path], options())
     for prefix in ("encoder_k.", "encoder_k", "module.encoder_k."):
@@ -293,7 +293,7 @@ def test_counters_beside_a_built_in_net_are_left_out_and_named():
 
 def test_what_stands_beside_a_prefix_is_not_dropped_unless_the_user_says_so():
     held = under("backbone.", **{"head.weight": (64,)})
-    with pytest.raises(NetError, match=r"looks like resnet18, but holds more: head.weight; .*--net resnet18"):
+    with pytest.raises(NetError, match=r"looks like resnet18, but holds more: head.weight; .*`net=resnet18`"):
         nets.bind(held)
     net = nets.bind(held, "resnet18")
     assert "left out, no part of resnet18: head.weight" in net.notes
@@ -304,7 +304,7 @@ def test_two_built_in_nets_in_one_dict_are_told_apart_by_prefix():
     held = under("a.") | under("b.", "resnet34")
     assert nets.Under("b", nets.architecture()).bind(held, None).net.name == "resnet34"
     assert nets.bind(held, "resnet34").name == "resnet34"
-    with pytest.raises(NetError, match=r"a built-in net under several prefixes; choose with --prefix: 'a.' .*, 'b.'"):
+    with pytest.raises(NetError, match=r"a built-in net under several prefixes; choose with `prefix=`: 'a.' .*, 'b.'"):
         nets.bind(held)
 
 

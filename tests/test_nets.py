@@ -114,7 +114,7 @@ def test_a_wrong_net_says_what_does_not_fit_and_what_would():
 def test_tensors_that_a_net_does_not_have_are_named_and_never_guessed_away():
     held = tensors(RESNETS["resnet18"])
     held["layer1.0.se.weight"] = replace(held["bn1.weight"], name="layer1.0.se.weight")
-    with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*--net resnet18"):
+    with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*`net=resnet18`"):
         nets.bind(held)
     assert any(
         "left out, no part of resnet18: layer1.0.se.weight" in note for note in nets.bind(held, "resnet18").notes

@@ -79,13 +79,19 @@ def test_a_traced_net_takes_what_the_user_says(tmp_path, fold, order, mean, std,
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"mean": (0.5,)}, "--mean has 1 numbers, the input has 3 channels"),
-        ({"std": (1.0, 2.0, 0.0)}, "--std has 0.0: nothing is divided by that"),
-        ({"mean": (1.0, 2.0, float("nan"))}, "--mean has a number that is not finite"),
-        ({"input_order": "bgr"}, "is not known to take RGB images, nor how they are normalised.*--mean and --std"),
-        ({"eps": 1e-3}, "--eps is BatchNorm's epsilon in built-in nets; a module says its own"),
-        ({"net": "auto", "net_args": None, "eps": -1.0}, "--eps is BatchNorm's epsilon in built-in nets; -1.0 is none"),
-        ({"channels": 4, "std": (1.0,) * 3, "fold_input_scale": True}, "--std has 3 numbers, the input has 4 channels"),
+        ({"mean": (0.5,)}, "`mean=` has 1 numbers, the input has 3 channels"),
+        ({"std": (1.0, 2.0, 0.0)}, "`std=` has 0.0: nothing is divided by that"),
+        ({"mean": (1.0, 2.0, float("nan"))}, "`mean=` has a number that is not finite"),
+        ({"input_order": "bgr"}, "is not known to take RGB images, nor how they are normalised.*`mean=` and `std=`"),
+        ({"eps": 1e-3}, "`eps=` is BatchNorm's epsilon in built-in nets; a module says its own"),
+        (
+            {"net": "auto", "net_args": None, "eps": -1.0},
+            "`eps=` is BatchNorm's epsilon in built-in nets; -1.0 is none",
+        ),
+        (
+            {"channels": 4, "std": (1.0,) * 3, "fold_input_scale": True},
+            "`std=` has 3 numbers, the input has 4 channels",
+        ),
         ({"channels": 4, "std": (1.0,) * 4, "input_order": "bgr"}, "takes channels in torch's order, not RGB images"),
         (
             {"channels": 4, "groups": 2, "std": (1.0,) * 4, "fold_input_scale": True},

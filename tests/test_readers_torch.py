@@ -120,7 +120,7 @@ def test_the_state_dict_is_found_wherever_it_is_nested(tmp_path, form, nest, key
 def test_a_key_chooses_among_state_dicts_and_none_is_guessed(tmp_path):
     path = save({"teacher": {"w": torch.ones(1)}, "student": {"w": torch.zeros(1)}}, tmp_path / "c", "zip")
     with pytest.raises(
-        NetError, match=r"several state dicts; choose with --key: teacher \(1 tensors, 4 bytes\), student"
+        NetError, match=r"several state dicts; choose with `key=`: teacher \(1 tensors, 4 bytes\), student"
     ):
         open_weights(path)
     assert rendered(open_weights(path, "student").tensors["w"].as_float32()) == bytes(4)

@@ -24,7 +24,7 @@ def test_names_with_slashes_are_refused_with_a_way_out_that_works(tmp_path):
     torch.save(slashed().state_dict(), tmp_path / "c.pth")
     options = {"net": f"{__file__}:slashed", "input_shape": (1, 3, 5, 6)}
     with pytest.raises(
-        NetError, match="cannot be a group's in an HDF5 file; .* with --names classic, or write a .caffe"
+        NetError, match="cannot be a group's in an HDF5 file; .* with `names=classic`, or write a .caffe"
     ):
         streamexport.convert([tmp_path / "c.pth"], tmp_path / "m.caffemodel.h5", Options(**options))
     streamexport.convert([tmp_path / "c.pth"], tmp_path / "m.caffemodel.h5", Options(**options, names="classic"))

@@ -103,7 +103,7 @@ def test_where_the_prototxt_goes():
 @pytest.mark.parametrize("output", ["-", "/dev/null"])
 def test_what_takes_one_file_takes_no_parts(weights, output, tmp_path):
     before = sorted(os.listdir("/dev"))
-    with pytest.raises(OutputError, match=r"takes one file, not several parts; leave out --max-file-size"):
+    with pytest.raises(OutputError, match=r"takes one file, not several parts; leave out `max_file_size=`"):
         streamexport.convert([weights], output, max_file_size=5000)
     assert sorted(os.listdir("/dev")) == before
 

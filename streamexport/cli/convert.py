@@ -14,7 +14,7 @@ from ..conversion.targets import STDOUT
 from ..errors import NetError, OutputError, one_line
 from ..writers.formats import FORMATS
 from . import arguments
-from .saying import say
+from .saying import say, shown
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -113,4 +113,4 @@ def _print_plan(made: Plan) -> None:
     for name, layout in made.parts:
         print(f"{one_line(name)}: {layout.size} bytes, {arguments.plural(len(layout.pieces), 'piece')}")
     for note in made.notes:
-        print(one_line(note))
+        print(shown(note))

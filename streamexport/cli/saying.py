@@ -6,13 +6,19 @@ import os
 import sys
 from contextlib import suppress
 
+from ..conversion.flags import as_flags
 from ..errors import one_line
+
+
+def shown(message: str) -> str:
+    """A message of the library's as a line for people, who type flags."""
+    return as_flags(one_line(message))
 
 
 def say(message: str) -> None:
     """A line on standard error, for people. Where that cannot be written to, the work counts all the same."""
     with suppress(OSError):
-        print(f"streamexport: {one_line(message)}", file=sys.stderr)
+        print(f"streamexport: {shown(message)}", file=sys.stderr)
     flush()
 
 

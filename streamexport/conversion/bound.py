@@ -69,7 +69,7 @@ def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Boun
 
 def _of_outputs(net: Net, options: Options) -> Iterator[str]:
     if len(net.outputs) > 1:
-        order = "the order of --end" if options.end else "torch's order"
+        order = "the order of `end=`" if options.end else "torch's order"
         yield f"outputs, in {order}: {', '.join(net.outputs)}"
 
 
@@ -77,10 +77,10 @@ def _taken_for_granted(net: Net, options: Options) -> Iterator[str]:
     """What no checkpoint says of a built-in net."""
     if modules.is_named(options.net):
         return
-    granted = {"--eps": f"epsilon {EPSILON} in BatchNorm"} if options.eps is None else {}
+    granted = {"`eps=`": f"epsilon {EPSILON} in BatchNorm"} if options.eps is None else {}
     if net.preprocessing is not None:
-        granted |= {"--mean": "ImageNet's mean"} if options.mean is None else {}
-        granted |= {"--std": "ImageNet's deviation"} if options.std is None else {}
+        granted |= {"`mean=`": "ImageNet's mean"} if options.mean is None else {}
+        granted |= {"`std=`": "ImageNet's deviation"} if options.std is None else {}
     if granted:
         yield f"taken for granted, if {', '.join(granted)} do not say otherwise: {', '.join(granted.values())}"
 
@@ -90,7 +90,7 @@ def _of_weights(weights: Weights, bound: Bound) -> Iterator[str]:
     if doubles:
         yield f"{doubles} tensors are float64 and rounded to float32"
     if weights.key:
-        others = f"; {', '.join(map(repr, weights.rivals))} would fit, too: --key" if weights.rivals else ""
+        others = f"; {', '.join(map(repr, weights.rivals))} would fit, too: `key=`" if weights.rivals else ""
         yield f"state dict {weights.key!r} of the checkpoint{others}"
 
 

@@ -1,7 +1,7 @@
 """Who runs what is written as it is: by dialect, format, precision, size, parts, and the layers that a reader has.
 
 The table is what `docs/deploy.md` measures, and what the programs themselves list as their layers. It is no proof that they
-compute what torch computes: `verify --forward --engine all` asks those that are installed.
+compute what torch computes: `verify` with all engines asks those that are installed.
 """
 
 from __future__ import annotations
@@ -120,11 +120,12 @@ def runs_in(written: Written) -> Iterator[str]:
     if form.warning:
         yield form.warning
     if written.is_half and form not in CAFFE.halves:
-        yield f"float16 {form.name}: stock Caffe aborts on it; it reads float16 HDF5 (-o NAME.caffemodel.h5)"
+        yield f"float16 {form.name}: stock Caffe aborts on it; it reads float16 HDF5 (`output=NAME.caffemodel.h5`)"
     if not form.holds(largest):
         yield (
             f"{largest} bytes in one file: stock Caffe and OpenCV stop at {form.limit};"
-            " use HDF5 (-o NAME.caffemodel.h5) or --max-file-size caffe"
+            f" use HDF5 (`output=NAME.caffemodel.h5`) or `max_file_size={form.limit}`"
         )
     elif form.limit is not None and largest > FORK_LIMIT:
-        yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or --max-file-size 512MiB"
+        cut = f"`max_file_size={FORK_LIMIT}`"
+        yield f"some forks of Caffe stop at {FORK_LIMIT} bytes a file; for them use HDF5 or {cut}"

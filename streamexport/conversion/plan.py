@@ -24,6 +24,7 @@ from ..writers.formats import Format
 from . import record, targets
 from .bound import bind
 from .consumers import Written, runs_in
+from .flags import as_flags
 from .options import DEFAULTS, Options
 from .targets import Target
 
@@ -102,7 +103,7 @@ def plan(
     is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
     target = place.target((net.name or pathlib.Path(given[0]).stem) if is_named else options.net, chosen)
     if align and (chosen.aligned is None or max_file_size is not None):
-        raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out --align")
+        raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out `align=`")
     parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
     left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
     sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
@@ -127,7 +128,7 @@ def _laid_out(
 def _transcoded(models: Sequence[Source], options: Options) -> tuple[Net, tuple[Source, ...]]:
     """Caffe models as one net, in another precision if that is asked for; other options are for checkpoints."""
     if options != Options(dtype=options.dtype):
-        raise NetError("a Caffe model can be given another format, --dtype or --max-file-size, and nothing else")
+        raise NetError("a Caffe model can be given another format, `dtype=` or `max_file_size=`, and nothing else")
     net = open_models(models)
     files, checkpoints = split(models)
     if checkpoints and set(net.sources) <= set(files):
@@ -144,7 +145,7 @@ def _text(net: Net, options: Options, sources: Sequence[Source], made: bytes) ->
     lines.append(f"dialect {options.dialect}, names {options.names}, weights {options.dtype or 'float32'}")
     if net.preprocessing:
         lines.append(f"input: {net.preprocessing}")
-    lines += net.notes
+    lines += map(as_flags, net.notes)
     lines.append(f"record: {made.decode()}")
     return prototxt_text(net, "\n".join(one_line(line) for line in lines))
 

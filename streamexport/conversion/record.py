@@ -51,15 +51,15 @@ def trusted(model: Net, file: Path, said: Container[str] = ()) -> Options:
     """
     options = decode(model.record)
     if options is None:
-        advice = "say how it was made: --net, --names, --dtype, ..."
+        advice = "say how it was made: `net=`, `names=`, `dtype=`, ..."
         raise NetError("has no record of how it was made", file=os.fspath(file), advice=advice)
     for name, code in (
         ("net", options.net if modules.is_named(options.net) else None),
         ("operators", options.operators),
     ):
         if code is not None and name not in said:
-            what = f"was made with --{name} {code}, which is code, and no file may choose what is run"
-            raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: --{name} {code}")
+            what = f"was made with `{name}={code}`, which is code, and no file may choose what is run"
+            raise NetError(what, file=os.fspath(file), advice=f"if you know that code, say so: `{name}={code}`")
     return options
 
 

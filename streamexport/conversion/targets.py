@@ -123,7 +123,7 @@ class Special(Target):
     def names(self, count: int) -> tuple[str, ...]:
         if count > 1:
             what = "takes one file, not several parts"
-            raise OutputError(what, file=self.path, advice="leave out --max-file-size")
+            raise OutputError(what, file=self.path, advice="leave out `max_file_size=`")
         return (self.path,)
 
     def publish(
@@ -142,7 +142,7 @@ class Stdout(Special):
     def names(self, count: int) -> tuple[str, ...]:
         if count > 1:
             what = "standard output takes one file, not several parts"
-            raise OutputError(what, advice="leave out --max-file-size")
+            raise OutputError(what, advice="leave out `max_file_size=`")
         return (self.path,)
 
     def publish(

@@ -29,7 +29,7 @@ Path = str | os.PathLike[str]
 
 TOP = 5
 IMAGENET_CLASSES = 1000
-NAME_THEM = "name the classes with --labels, in the net's order; a folder is found by its line or the first word of it"
+NAME_THEM = "name the classes with `labels=`, in the net's order; a folder is found by its line or the first word of it"
 
 
 LARGEST_IMAGE = 1 << 28

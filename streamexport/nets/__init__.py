@@ -38,8 +38,8 @@ def find(name: str) -> ResNet:
     net = RESNETS.get(f"resnext101_{older[1]}_wsl" if older else name)
     if net is None:
         if name.endswith(".py"):
-            advice = f"say which class or function in it builds the module: --net {name}:CALLABLE"
-            raise NetError(f"--net {name} names a file", advice=advice)
+            advice = f"say which class or function in it builds the module: `net={name}:CALLABLE`"
+            raise NetError(f"`net={name}` names a file", advice=advice)
         near = get_close_matches(name, RESNETS, 3, 0.5)
         advice = f"did you mean {' or '.join(near)}?" if near else "`streamexport nets` lists them"
         raise NetError(f"there is no net called {name!r}", advice=advice)
@@ -80,14 +80,14 @@ def architecture(
     """
     if epsilon is not None and (modules.is_named(name) or not 0 <= epsilon < 1):
         what = "a module says its own" if modules.is_named(name) else f"{epsilon} is none"
-        raise NetError(f"--eps is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
+        raise NetError(f"`eps=` is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
     if modules.is_named(name):
         own = modules.own_operators(operators) if operators is not None else {}
         return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal, own)
     if operators is not None:
-        raise NetError("operators are for nets that are traced", advice="name one: --net MODULE:CALLABLE")
+        raise NetError("operators are for nets that are traced", advice="name one: `net=MODULE:CALLABLE`")
     if arguments is not None:
-        raise NetError("arguments are for nets that a module of yours builds", advice="name one: --net MODULE:CALLABLE")
+        raise NetError("arguments are for nets that a module of yours builds", advice="name one: `net=MODULE:CALLABLE`")
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)
 
 
@@ -171,7 +171,7 @@ class BuiltIn:
         more = [name for name in fit.extra if not fitting.is_counter(name, tensors[name])]
         if more:
             # Attention and other modules between the layers leave all of a ResNet's names in place.
-            advice = f"if the net computes without them, say so: --net {net.name}"
+            advice = f"if the net computes without them, say so: `net={net.name}`"
             raise NetError(f"looks like {net.name}, but holds more: {fitting.listed(more, 3)}", advice=advice)
         yield f"net {net.name}: recognised by the names and shapes of its tensors"
         yield TAKEN_FOR_GRANTED
@@ -197,8 +197,8 @@ class Under:
 def _what_fits(tensors: Shapes) -> str:
     held = next((name for name in RESNETS if BuiltIn(name).fits(tensors)), None)
     if held is None:
-        return "--net auto fits" if BuiltIn(AUTO).fits(tensors) else "no built-in net fits, see `streamexport nets`"
-    return f"{held} fits: --net {held}"
+        return "`net=auto` fits" if BuiltIn(AUTO).fits(tensors) else "no built-in net fits, see `streamexport nets`"
+    return f"{held} fits: `net={held}`"
 
 
 def _input(net: ResNet, shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:

@@ -22,7 +22,7 @@ KNOWN = {
     "ScriptModule": ("a part of it is TorchScript", "build it without torch.jit"),
 }
 """What torch's message contains; what it means, and what to do."""
-OTHERWISE = "it has to take one tensor of that shape (--input-shape), and its control flow must not depend on values"
+OTHERWISE = "it has to take one tensor of that shape (`input_shape=`), and its control flow must not depend on values"
 
 
 def explained(error: BaseException) -> tuple[str, str]:

@@ -171,7 +171,7 @@ def only(found: Sequence[Fit], tensors: Mapping[str, Tensor], net: str) -> Fit:
     first, *others = found
     if not first.misfits and any(_held(other, tensors) != _held(first, tensors) for other in others):
         under = ", ".join(f"{fit.prefix!r} ({len(fit.names)} tensors)" for fit in found)
-        raise NetError(f"holds {net} under several prefixes", advice=f"choose with --prefix: {under}")
+        raise NetError(f"holds {net} under several prefixes", advice=f"choose with `prefix=`: {under}")
     return first
 
 

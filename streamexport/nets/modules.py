@@ -39,7 +39,7 @@ LARGE = 1 << 14
 
 
 def is_named(net: str) -> bool:
-    """Whether --net names a callable rather than a built-in net."""
+    """Whether `net` names a callable rather than a built-in net."""
     return ":" in net
 
 
@@ -162,7 +162,7 @@ class UserNet:
         misfits = [*fit.misfits, *self._differing(held)]
         if misfits:
             found = fitting.listed([*misfits, *(f"{name} is not expected" for name in fit.extra)], fitting.MOST)
-            advice = "--net and --net-args have to build the module that was trained"
+            advice = "`net=` and `net_args=` have to build the module that was trained"
             raise NetError(f"does not fit {self.name}: {found}", advice=advice)
         net = traced.bind(held, self, input_shape or (1, 3, *DEFAULT_SIZE))
         return Bound(replace(net, notes=(*net.notes, *fit.notes(self.name))), held, self.make)
@@ -211,9 +211,9 @@ def _keywords(arguments: str | None) -> dict[str, Any]:
     try:
         keywords = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:
-        raise NetError(f"--net-args is not JSON: {error}", advice="""write it like '{"num_classes": 10}'""") from error
+        raise NetError(f"`net_args=` is not JSON: {error}", advice="""write it like '{"num_classes": 10}'""") from error
     if not isinstance(keywords, dict):
-        raise NetError("--net-args is no JSON object", advice="""write it like '{"num_classes": 10}'""")
+        raise NetError("`net_args=` is no JSON object", advice="""write it like '{"num_classes": 10}'""")
     return keywords
 
 
@@ -250,7 +250,7 @@ def _from_path(place: str) -> object:
 def _located(path: Path) -> Path:
     """A file, once what it imports from the working directory and from beside it is found."""
     if not path.is_file():
-        raise NetError("no such file", file=str(path), advice="--net and --operators name files that are run")
+        raise NetError("no such file", file=str(path), advice="`net=` and `operators=` name files that are run")
     import torch  # noqa: F401 # before files beside it can be taken for what torch imports
 
     _look_in("")
@@ -312,7 +312,7 @@ def _made(net: str, make: Callable[..., object], keywords: Mapping[str, Any]) ->
         if isinstance(made, nn.Module):
             return made.eval().requires_grad_(False)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
-        advice = "give arguments with --net-args" if isinstance(error, TypeError) else None
+        advice = "give arguments with `net_args=`" if isinstance(error, TypeError) else None
         raise NetError(f"cannot be built: {_said(error)}", advice=advice) from error
     raise NetError(f"builds a {type(made).__name__}, not a torch.nn.Module")
 

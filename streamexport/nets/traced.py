@@ -213,7 +213,7 @@ class _Walk:
             with suppress(Error):
                 if self.refused and names:
                     self.net(names, refusal)
-                    return f"everything up to {' and '.join(names)} can: {' '.join(f'--end {name}' for name in names)}"
+                    return f"everything up to {' and '.join(names)} can: {' '.join(f'`end={name}`' for name in names)}"
         return None
 
     def placeholder(self, node: fx.Node) -> Value | Constant:

@@ -108,7 +108,7 @@ def _cropped(layer: Layer, pooling: Pooling) -> Iterator[Layer]:
         raise NetError(
             "its pooling has more padding than can be cropped again",
             tensor=f"layer {layer.name}",
-            advice="use --dialect bvlc, opencv or ssd",
+            advice="use `dialect=bvlc`, opencv or ssd",
         )
     size, crop = f"{layer.name}.size", f"{layer.name}.crop"
     # Not the shapes that torch says: those are the cropped one's.
@@ -177,7 +177,7 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
             raise NetError(
                 f"turns dimensions of {list(blob)}",
                 tensor=f"layer {layer.name}",
-                advice="--dialect opencv or ssd has the layer Permute for it",
+                advice="`dialect=opencv` or ssd has the layer Permute for it",
             )
         channels = blob[1]
         image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))

@@ -69,7 +69,7 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     if expected is None:
         raise NetError(
             "the net is not known to take RGB images, nor how they are normalised: its input stays as it is",
-            advice="say it with --mean and --std",
+            advice="say it with `mean=` and `std=`",
         )
     reverse = order == "bgr"
     if reverse and expected.order != "RGB":
@@ -90,7 +90,7 @@ def _for_channels(layer: Layer, factors: Sequence[float], reverse: bool) -> Laye
         raise NetError(
             "takes the input, and only convolutions without groups can take in its scale and order",
             tensor=f"layer {layer.name}",
-            advice="leave out --fold-input-scale and --input-order",
+            advice="leave out `fold_input_scale=` and `input_order=`",
         )
     weight, *rest = layer.blobs
     values = Cast(InputChannels(computed(weight), weight.shape, factors, reverse), FLOAT32)

@@ -22,13 +22,13 @@ def expect(net: Net, mean: Sequence[float] | None, std: Sequence[float] | None) 
         return net
     shape = net.input_shapes[0]
     channels = shape[1] if len(shape) > 1 else 1
-    for option, values in (("--mean", mean), ("--std", std)):
+    for option, values in (("`mean=`", mean), ("`std=`", std)):
         if values is not None and len(values) != channels:
             raise NetError(f"{option} has {len(values)} numbers, the input has {channels} channels")
         if values is not None and not all(map(isfinite, values)):
             raise NetError(f"{option} has a number that is not finite")
     if std is not None and min(std) <= 0:
-        raise NetError(f"--std has {min(std)}: nothing is divided by that", advice="deviations are positive")
+        raise NetError(f"`std=` has {min(std)}: nothing is divided by that", advice="deviations are positive")
     known = net.preprocessing or Preprocessing(ORDERS.get(channels, OTHER_ORDER), (0.0,) * channels)
     known = replace(known, mean=known.mean if mean is None else tuple(mean))
     return replace(net, preprocessing=known if std is None else replace(known, deviation=tuple(std)))

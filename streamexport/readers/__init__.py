@@ -228,7 +228,7 @@ def _open(source: Source, key: str | None, fits: Fits | None = None, is_shard: b
             return Weights(tensors, name, chosen.key, (source,), found, chosen.module, chosen.others)
     if safetensors.recognises(head):
         if key:
-            advice = "leave out --key; --prefix takes the tensors under a prefix"
+            advice = "leave out `key=`; `prefix=` takes the tensors under a prefix"
             raise NetError(f"has no state dict {key!r}: safetensors hold one", file=source.name, advice=advice)
         with judging(source.name):
             return Weights(safetensors.read(source), "safetensors", "", (source,))

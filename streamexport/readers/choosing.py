@@ -98,7 +98,7 @@ def _choices(found: Sequence[Candidate]) -> str:
     listed = [
         f"{_shown(candidate)} ({len(candidate.views)} tensors, {_size(candidate)} bytes)" for candidate in found[:MOST]
     ]
-    return f"choose with --key: {', '.join(listed)}" + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
+    return f"choose with `key=`: {', '.join(listed)}" + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
 
 
 def _shown(candidate: Candidate) -> str:

@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """Its path as --key takes it."""
+        """Its path as `key` takes it."""
         return ".".join(self.path)
 
     def is_called(self, key: str) -> bool:

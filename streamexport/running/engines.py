@@ -192,7 +192,7 @@ def _passes(layers: Iterable[Layer]) -> list[list[Layer]]:
 
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:
     what = f"OpenCV reads one model file, not {len(models)} parts"
-    raise AbsentError(what, file=models[0], advice="convert without --max-file-size, or use another engine")
+    raise AbsentError(what, file=models[0], advice="convert without `max_file_size=`, or use another engine")
 
 
 def _is_hdf5(path: str) -> bool:
@@ -281,7 +281,7 @@ class _Conversation:
 def _own_caffe() -> str:
     spec = importlib.util.find_spec("caffe")
     if spec is None or spec.origin is None:  # without origin it is just a folder of that name
-        advice = f"name a Python that has it with --caffe-python or {CAFFE_PYTHON}"
+        advice = f"name a Python that has it with `caffe_python=` or {CAFFE_PYTHON}"
         raise AbsentError("Caffe cannot be imported here", advice=advice)
     return sys.executable
 

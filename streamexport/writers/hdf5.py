@@ -104,7 +104,7 @@ def _add(group: Any, name: str, blob: Blob, linked: bool) -> Iterator[tuple[int,
 
 def _checked(layer: Layer, groups: Any) -> str:
     if not layer.name or "/" in layer.name or layer.name == "." or "\0" in layer.name:
-        advice = "name layers conv1, batch_norm1, ... with --names classic, or write a .caffemodel"
+        advice = "name layers conv1, batch_norm1, ... with `names=classic`, or write a .caffemodel"
         raise NetError("its name cannot be a group's in an HDF5 file", tensor=f"layer {layer.name!r}", advice=advice)
     if "\0" in layer.type or _is_broken(layer.name + layer.type):
         raise NetError("its name or type is not UTF-8, or holds a NUL", tensor=f"layer {layer.name!r}")
