@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from .nets.graph import Layer as Layer
     from .nets.graph import Net as Net
     from .readers import Weights as Weights
-    from .readers import open_model as open_model
     from .readers import open_weights as open_weights
+    from .readers.models import open_model as open_model
     from .running.forward import forward as forward
     from .running.forward import forward_layers as forward_layers
     from .tensors import DType as DType
@@ -73,7 +73,8 @@ _PLACES = {
     "extents": "Extent Layout Literal Piece Source",
     "files": "File publish",
     "nets.graph": "Blob Call Layer Net",
-    "readers": "Weights open_model open_weights",
+    "readers": "Weights open_weights",
+    "readers.models": "open_model",
     "running.forward": "forward forward_layers",
     "tensors": "DType Tensor",
     "transfer": "stream",

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from streamexport.caffe import caffe_pb2
 from streamexport.errors import NetError
-from streamexport.readers import open_models
+from streamexport.readers.models import open_models
 
 TEMPORARY = re.compile(r"\..*\.streamexport-[0-9a-f]{8}")
 

@@ -16,7 +16,7 @@ from streamexport.extents import Extent, Literal
 from streamexport.net.operations import Convolution, Input, Opaque, Pooling
 from streamexport.net.windows import Window
 from streamexport.nets.graph import Blob, Layer, Net
-from streamexport.readers import open_model, open_models
+from streamexport.readers.models import open_model, open_models
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import DTYPES, FLOAT16, FLOAT64
 from streamexport.writers import caffemodel, shards, wire

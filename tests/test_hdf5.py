@@ -21,7 +21,8 @@ from streamexport.errors import FormatError, NetError, SourceError
 from streamexport.extents import Literal
 from streamexport.net.operations import Opaque
 from streamexport.nets.graph import Blob, Layer, Net
-from streamexport.readers import open_model, open_weights
+from streamexport.readers import open_weights
+from streamexport.readers.models import open_model
 from streamexport.writers import hdf5
 
 

@@ -20,8 +20,8 @@ from test_extents import rendered
 
 from streamexport import open_model
 from streamexport.errors import FormatError, SourceError
-from streamexport.readers import open_models
 from streamexport.readers.chunks import MOST
+from streamexport.readers.models import open_models
 
 ATTACKS = Path(__file__).parent / "attacks"
 SECRET = b"SECRET:" + b"x" * 393

@@ -20,11 +20,12 @@ from test_readers_torch import save
 from streamexport.caffe import caffe_pb2
 from streamexport.errors import Error, FormatError, NetError
 from streamexport.extents import Literal
-from streamexport.readers import is_model, open_model, open_weights
-from streamexport.readers.torch_legacy import MAGIC
+from streamexport.readers import open_weights
+from streamexport.readers.models import open_model
+from streamexport.sources.signatures import TORCH_LEGACY, is_model
 from streamexport.writers import wire
 
-HEAD = MAGIC + b".\x80\x02M\xe9\x03.\x80\x02}(X\x0d\x00\x00\x00little_endian\x88u."
+HEAD = TORCH_LEGACY + b".\x80\x02M\xe9\x03.\x80\x02}(X\x0d\x00\x00\x00little_endian\x88u."
 
 
 def text(value: str) -> bytes:
@@ -131,7 +132,7 @@ def test_a_list_of_storages_that_is_none_is_refused(tmp_path, value):
     path.write_bytes(legacy(b"}" + W + tensor(ONE, ONE) + b"s", keys))
     with pytest.raises(FormatError, match="list of storages does not match"):
         open_weights(path)
-    path.write_bytes(MAGIC + b".\x80\x02" + LONG + b"." + bytes(10))
+    path.write_bytes(TORCH_LEGACY + b".\x80\x02" + LONG + b"." + bytes(10))
     with pytest.raises(FormatError, match="legacy protocol is not 1001"):
         open_weights(path)
 

@@ -16,7 +16,7 @@ from streamexport import convert, open_model, open_weights
 from streamexport.caffe import caffe_pb2
 from streamexport.caffe.prototxt import TEXT_LIMIT, read_prototxt
 from streamexport.errors import FormatError, NetError, judging
-from streamexport.readers import safetensors
+from streamexport.sources.index import JSON_LIMIT
 from streamexport.writers import wire
 
 ATTACKS = Path(__file__).parent / "attacks"
@@ -119,12 +119,12 @@ def test_an_image_larger_than_memory_is_refused_before_it_is_made(tmp_path, name
 
 def test_headers_are_bounded(tmp_path):
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
-    header = json.dumps({"w": entry, "__metadata__": {"x": "x" * safetensors.JSON_LIMIT}}).encode()
+    header = json.dumps({"w": entry, "__metadata__": {"x": "x" * JSON_LIMIT}}).encode()
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(FormatError, match="has a header of .* bytes, too many"):
         open_weights(tmp_path / "w.safetensors")
     (tmp_path / "w.index.json").write_bytes(b'{"weight_map": {}}')
-    os.truncate(tmp_path / "w.index.json", safetensors.JSON_LIMIT + 1)
+    os.truncate(tmp_path / "w.index.json", JSON_LIMIT + 1)
     with pytest.raises(FormatError, match="too large for an index"):
         open_weights(tmp_path / "w.index.json")
 

@@ -27,9 +27,10 @@ from streamexport.net.operations import BatchNorm, Scale
 from streamexport.nets import kernels
 from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
-from streamexport.readers import chunks, open_model
+from streamexport.readers import chunks
 from streamexport.readers.caffemodel import Unpacked
 from streamexport.readers.chunks import Chunked
+from streamexport.readers.models import open_model
 from streamexport.sources.decoded import Held, Latin1, Swapped
 from streamexport.sources.local import LocalFile
 from streamexport.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored, Strided, Tensor

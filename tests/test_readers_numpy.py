@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_arrays(tmp_path, protocol):
 def test_a_net_out_of_arrays(tmp_path, checkpoint):
     """The same caffemodel as out of the tensors, byte for byte but for its record."""
     from streamexport import convert
-    from streamexport.readers import open_model
+    from streamexport.readers.models import open_model
 
     state = torch.load(checkpoint("resnet18"))
     np.savez(tmp_path / "c", **{name: value.numpy() for name, value in state.items()})

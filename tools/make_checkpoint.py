@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from streamexport.cli.arguments import size
 from streamexport.nets import find
 from streamexport.nets.resnet import ResNet, Spec
-from streamexport.readers.torch_legacy import MAGIC, PROTOCOL
+from streamexport.readers.torch_legacy import PROTOCOL
+from streamexport.sources.signatures import TORCH_LEGACY
 from streamexport.tensors import DTYPES, contiguous_strides
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def deepened(net: ResNet, bytes_wanted: int) -> ResNet:
 def write_legacy(file: BinaryIO, specs: Sequence[Spec], seed: int, last: str, sparse: bool = False) -> None:
     """The legacy stream. Storages stand in the order of their keys, which is not that of the tensors."""
     keys = [str(94_000_000_000_000 + 64 * n) for n in random.Random(seed).sample(range(10**9), len(specs))]
-    file.write(MAGIC + b".")
+    file.write(TORCH_LEGACY + b".")
     file.write(b"\x80\x02M" + struct.pack("<H", PROTOCOL) + b".")
     sizes = b"".join(_text(name) + b"K" + bytes([n]) for name, n in (("short", 2), ("int", 4), ("long", 4)))
     system = _text("protocol_version") + b"M" + struct.pack("<H", PROTOCOL) + _text("little_endian") + b"\x88"

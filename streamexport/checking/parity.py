@@ -25,7 +25,7 @@ from ..errors import NetError
 from ..net.operations import Rearrange, Softmax
 from ..nets.fitting import Bound
 from ..nets.graph import Call, Layer, Net
-from ..readers import open_models
+from ..readers.models import open_models
 from ..running.engines import open_engine
 from ..running.forward import forward_layers
 from ..running.reference import Outputs, run

@@ -15,7 +15,7 @@ from ..errors import NetError
 from ..extents import BUFFER, Piece
 from ..nets.fitting import Bound
 from ..nets.graph import Blob, Layer
-from ..readers import open_models
+from ..readers.models import open_models
 from ..sources import Path
 from ..tensors import DType
 from ..transfer import Progress

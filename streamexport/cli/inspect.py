@@ -18,9 +18,11 @@ from ..errors import FormatError, NetError, one_line
 from ..extents import Layout, Literal
 from ..files import File, publish
 from ..nets.graph import Net
-from ..readers import Weights, is_model, open_model, open_weights
+from ..readers import Weights, open_weights
+from ..readers.models import open_model
 from ..readers.storages import Unreadable
 from ..sources import open_source
+from ..sources.signatures import is_model
 from . import arguments
 from .saying import say
 

@@ -14,9 +14,10 @@ from ..conversion.options import Options
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
 from ..extents import Source
 from ..nets.fitting import Bound
-from ..readers import is_model, open_model
+from ..readers.models import open_model
 from ..running.engines import CAFFE_PYTHON, ENGINES
 from ..sources import open_source
+from ..sources.signatures import is_model
 from . import arguments
 from .saying import say
 

@@ -17,8 +17,9 @@ from ..extents import Layout, Source
 from ..nets import modules
 from ..nets.graph import Net
 from ..passes import precision
-from ..readers import is_model, open_models, split
+from ..readers.models import open_models
 from ..sources import Path, open_source
+from ..sources.signatures import is_model, split
 from ..writers import formats
 from ..writers.formats import Format
 from . import record, targets

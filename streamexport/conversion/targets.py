@@ -22,7 +22,7 @@ from .. import files, identity, outputs, transfer
 from ..errors import Error, OutputError
 from ..extents import Source
 from ..files import File
-from ..readers import open_model
+from ..readers.models import open_model
 from ..sources import Path
 from ..transfer import Progress
 from ..writers import formats

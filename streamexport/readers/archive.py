@@ -15,9 +15,10 @@ from typing import Any
 
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Source
+from ..sources.signatures import ZIP
 from .cursor import Cursor
 
-LOCAL, _CENTRAL, _END, _END64, _LOCATOR64 = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_CENTRAL, _END, _END64, _LOCATOR64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _FULL32 = 0xFFFFFFFF  # "look into the zip64 record"
 
 
@@ -41,19 +42,11 @@ def members(source: Source) -> dict[str, Member]:
     return found
 
 
-def first_name(head: bytes) -> str:
-    """The name of the member that a zip file begins with; "" if it is none."""
-    if not head.startswith(LOCAL) or len(head) < 30:
-        return ""
-    (length,) = struct.unpack_from("<H", head, 26)
-    return head[30 : 30 + length].decode("utf-8", "replace")
-
-
 def data(source: Source, member: Member, advice: str) -> Extent:
     """Where the data of a stored member lies."""
     where: dict[str, Any] = {"file": source.name, "tensor": member.name, "offset": member.header}
     header = Cursor(source, member.header).read(30)
-    if header[:4] != LOCAL:
+    if header[:4] != ZIP:
         raise FormatError("no local header where the central directory says", **where)
     if member.method or member.stored_size != member.size or member.flags & 1:
         raise FormatError("is compressed or encrypted", advice=advice, **where)

@@ -56,13 +56,6 @@ class Field:
     value: int = 0
 
 
-def recognises(head: bytes) -> bool:
-    """Whether a file may begin like this: with one of NetParameter's fields."""
-    return (
-        head[:1] in (b"\x0a", b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x38", b"\x42") or head[:2] == b"\xa2\x06"
-    )
-
-
 def read(source: Source) -> Net:
     return _Reader(source).net()
 

@@ -37,7 +37,6 @@ from .chunks import LITTLE, PLACE, Chunked, Chunks
 if TYPE_CHECKING:
     import subprocess
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 MOST_LAYERS = 100_000
 MOST_COMPACT = 64 << 20
 """Bytes that datasets inside object headers may have in all: they are held."""
@@ -45,10 +44,6 @@ WAIT = 120
 """Seconds until a worker is given up that neither ends nor takes its processor time: a disk that hangs."""
 
 Row = dict[str, Any]
-
-
-def recognises(head: bytes) -> bool:
-    return head.startswith(MAGIC)
 
 
 def read(source: Source, linkable: Sequence[Source] | None) -> Net:

@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import FormatError
 from ..extents import Extent, Source
+from ..sources.signatures import NUMPY, NUMPY_SUFFIX
 from . import archive
 from .cursor import Cursor
 from .numpy_arrays import dtype_of, objects, view
@@ -27,32 +28,26 @@ from .records import Global, Record
 from .storages import View
 from .torch_objects import read_alone
 
-MAGIC = b"\x93NUMPY"
-SUFFIX = ".npy"
 LONGEST = 10_000  # numpy's own limit
-
-
-def recognises(head: bytes) -> bool:
-    return head.startswith(MAGIC) or archive.first_name(head).endswith(SUFFIX)
 
 
 def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     """The arrays by name, or the object that was saved as one; no storages."""
-    if source.read(0, len(MAGIC)) == MAGIC:
+    if source.read(0, len(NUMPY)) == NUMPY:
         value = _array(Extent(source, 0, source.size))
         is_alone = isinstance(value, View)
-        return ({PurePath(source.name).name.removesuffix(SUFFIX): value} if is_alone else value), {}
+        return ({PurePath(source.name).name.removesuffix(NUMPY_SUFFIX): value} if is_alone else value), {}
     arrays = {}
     for name, member in archive.members(source).items():
         data = archive.data(source, member, "save it again with numpy.savez, which only stores")
-        arrays[name.removesuffix(SUFFIX)] = _array(data)
+        arrays[name.removesuffix(NUMPY_SUFFIX)] = _array(data)
     return arrays, {}
 
 
 def _array(file: Extent) -> Any:
     cursor = Cursor(file.source, file.offset, file.end)
     where: dict[str, Any] = {"file": file.source.name, "offset": file.offset}
-    if cursor.read(len(MAGIC)) != MAGIC:
+    if cursor.read(len(NUMPY)) != NUMPY:
         raise FormatError("is no array of numpy's", **where)
     form = {1: "<H", 2: "<I", 3: "<I"}.get(cursor.read(2)[0], "")
     length = struct.unpack(form, cursor.read(struct.calcsize(form)))[0] if form else LONGEST + 1

@@ -7,18 +7,15 @@ format's own description.
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Any
 
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Source
+from ..sources.index import JSON_LIMIT, parse_json
 from ..tensors import DTYPES, Tensor, contiguous_strides
 from .cursor import Cursor
 
-HEADER_LIMIT = 100_000_000  # the reference reader's
-JSON_LIMIT = 24 << 20
-"""Bytes of JSON that are read: 400,000 tensors. Parsing takes some thirty times as much memory at worst, 17 at best."""
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -33,10 +30,6 @@ _DTYPES = {
 }
 
 
-def recognises(head: bytes) -> bool:
-    return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= HEADER_LIMIT
-
-
 def read(source: Source) -> dict[str, Tensor]:
     (length,) = struct.unpack("<Q", source.read(0, 8))
     if 8 + length > source.size:
@@ -48,24 +41,6 @@ def read(source: Source) -> dict[str, Tensor]:
     header.pop("__metadata__", None)
     data = Extent(source, 8 + length, source.size - 8 - length)
     return {name: _tensor(name, header.pop(name), data) for name in list(header)}
-
-
-def parse_json(text: bytes, file: str) -> dict[str, Any]:
-    """A JSON object without duplicate keys. FormatError otherwise."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key stands twice")
-        return found
-
-    try:
-        value = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"malformed JSON: {error}", file=file) from error
-    if not isinstance(value, dict):
-        raise FormatError("its JSON is not an object", file=file)
-    return value
 
 
 def _tensor(name: str, entry: Any, data: Extent) -> Tensor:

@@ -1,6 +1,6 @@
 """torch's legacy stream: all files before torch 1.6, and later ones on request.
 
-    pickle   0x1950a86a20f9469cfc6c, the magic number: the first 14 bytes are `MAGIC` below
+    pickle   0x1950a86a20f9469cfc6c, the magic number: the first 14 bytes are `sources.signatures.TORCH_LEGACY`
     pickle   1001, the protocol
     pickle   system information: a dict with `little_endian` and the sizes of C's types
     pickle   the object, its storages as persistent ids
@@ -19,22 +19,18 @@ from typing import Any
 
 from ..errors import FormatError, TruncatedError
 from ..extents import Extent, Source
+from ..sources.signatures import TORCH_LEGACY
 from .cursor import Cursor
 from .storages import Opaque, Storage
 from .torch_objects import read_object
 from .unpickle import Unpickler
 
-MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 PROTOCOL = 1001
-
-
-def recognises(head: bytes) -> bool:
-    return head.startswith(MAGIC)
 
 
 def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     """The pickled object, and where each of its storages lies."""
-    cursor = Cursor(source, len(MAGIC) + 1)  # behind STOP
+    cursor = Cursor(source, len(TORCH_LEGACY) + 1)  # behind STOP
     at = cursor.offset
     protocol = Unpickler(cursor, {}).load()
     if type(protocol) is not int or protocol != PROTOCOL:

@@ -24,10 +24,6 @@ from .torch_objects import read_object
 _ADVICE = "save it again with torch.save, which only stores"
 
 
-def recognises(head: bytes) -> bool:
-    return head.startswith(archive.LOCAL)
-
-
 def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     """The pickled object, and where each of its storages lies."""
     members = archive.members(source)

@@ -30,8 +30,8 @@ from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from ..net.operations import Input
 from ..nets.graph import Layer, Net
-from ..readers import split
 from ..sources import Path, open_source
+from ..sources.signatures import kind_of, split
 
 if TYPE_CHECKING:
     import subprocess
@@ -138,7 +138,7 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
     (model,) = task.files if len(task.files) == 1 else _refuse_parts(task.files)
-    if _is_hdf5(model):
+    if kind_of(open_source(model)) == "hdf5":
         raise AbsentError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")
     _check_models(task)
     writers = {blob: task.writer(blob) for blob in task.blobs}
@@ -193,13 +193,6 @@ def _passes(layers: Iterable[Layer]) -> list[list[Layer]]:
 def _refuse_parts(models: Sequence[str]) -> tuple[str]:
     what = f"OpenCV reads one model file, not {len(models)} parts"
     raise AbsentError(what, file=models[0], advice="convert without `max_file_size=`, or use another engine")
-
-
-def _is_hdf5(path: str) -> bool:
-    from ..readers import hdf5
-
-    source = open_source(path)
-    return hdf5.recognises(source.read(0, min(source.size, 512)))
 
 
 def _reason(error: Exception) -> str:

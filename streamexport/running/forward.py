@@ -25,7 +25,7 @@ from ..errors import NetError, need
 from ..net.inference import Step, fits, infer
 from ..net.operations import Input
 from ..nets.graph import Blob, Layer
-from ..readers import open_models
+from ..readers.models import open_models
 
 if TYPE_CHECKING:
     import torch
