@@ -28,6 +28,7 @@ from .caffe_pb2 import (
     LayerParameter,
     LRNParameter,
     NetParameter,
+    ParamSpec,
     PoolingParameter,
     ReductionParameter,
 )
@@ -50,6 +51,7 @@ def encode(layer: Layer, on_wire: bool = False) -> LayerParameter:
         message = LayerParameter(
             name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops, **said
         )
+        message.param.extend(ParamSpec(name=name or None) for name in layer.shared)
     except UnicodeError as error:
         raise not_text(f"layer {layer.name}") from error
     if on_wire and message.pooling_param.HasField("ceil_mode"):
@@ -68,7 +70,8 @@ def decode(message: LayerParameter, strict: bool = True) -> Layer:
             error.tensor = f"layer {message.name}"
             raise
         operation = ops.Opaque(message.type)
-    return Layer(message.name, operation, tuple(message.bottom), tuple(message.top))
+    shared = tuple(param.name for param in message.param) if any(param.name for param in message.param) else ()
+    return Layer(message.name, operation, tuple(message.bottom), tuple(message.top), shared=shared)
 
 
 def decode_net(message: NetParameter, strict: bool = True) -> Net:

@@ -106,6 +106,7 @@ def _check_shapes(net: Net) -> None:
         return
     for step, layer in zip(infer(net), net.layers, strict=True):
         blobs = tuple(blob.shape for blob in layer.blobs)
-        if (layer.shapes and step.tops != layer.shapes) or step.blobs != blobs:
+        is_held = step.blobs == blobs or layer.is_borrowing
+        if (layer.shapes and step.tops != layer.shapes) or not is_held:
             what = f"makes {step.tops} of {step.bottoms} with {blobs}, not {layer.shapes}"
             raise FaultError(what, tensor=f"layer {layer.name}")

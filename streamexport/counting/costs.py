@@ -9,7 +9,7 @@ Scale, activations, pooling, softmax, Eltwise, normalization. It takes little ar
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -31,7 +31,7 @@ class Cost:
     layer, type : its name and its type
     shapes : of its tops
     multiply_adds : see the module's docstring
-    parameters : trained numbers: of its blobs, but for the statistics of BatchNorm
+    parameters : trained numbers: of its blobs, but for statistics of BatchNorm and what an earlier layer shares with it
     activation_bytes : of its tops as float32; a top that takes the place of the bottom of its name counts 0
     """
 
@@ -61,7 +61,7 @@ def costs(
     """
     try:
         net = read_prototxt(prototxt, strict=True)
-        return tuple(map(_cost, infer(net, _by_name(net, inputs))))
+        return tuple(_costs(infer(net, _by_name(net, inputs))))
     except NetError as error:
         error.file = os.fspath(prototxt)
         raise
@@ -75,9 +75,19 @@ def _by_name(net: Net, inputs: Mapping[str, Shape] | Shape | None) -> Mapping[st
     return {net.inputs[0]: inputs}
 
 
-def _cost(step: Step) -> Cost:
+def _costs(steps: Iterable[Step]) -> Iterator[Cost]:
+    seen: set[str] = set()
+    for step in steps:
+        yield _cost(step, seen)
+        seen.update(step.layer.shared)
+
+
+def _cost(step: Step, seen: Container[str]) -> Cost:
+    """`seen` are names of shared blobs that an earlier layer has."""
     layer = step.layer
-    trained = () if layer.operation.has_statistics else step.blobs
+    names = layer.shared or ("",) * len(step.blobs)
+    own = [shape for shape, name in zip(step.blobs, names, strict=False) if not name or name not in seen]
+    trained = [] if layer.operation.has_statistics else own
     made = (shape for name, shape in zip(layer.tops, step.tops, strict=True) if name not in layer.bottoms)
     return Cost(
         layer.name,

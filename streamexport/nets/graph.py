@@ -69,6 +69,8 @@ class Layer:
     Attributes
     ----------
     operation : what it computes
+    shared : for each of its blobs the name under which layers share it, "" for its own; () where it shares none. The first
+        layer of a name holds the blob
     origin : the call of a module of torch's whose output is the first top; None where there is no such call
     shapes : of the tops, as torch says; () where it was not asked
     """
@@ -78,6 +80,7 @@ class Layer:
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
     blobs: tuple[Blob, ...] = ()
+    shared: tuple[str, ...] = ()
     origin: Call | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -85,6 +88,11 @@ class Layer:
     def type(self) -> str:
         """What Caffe calls its operation."""
         return self.operation.type
+
+    @property
+    def is_borrowing(self) -> bool:
+        """Whether another layer holds all of its blobs."""
+        return all(self.shared) and bool(self.shared) and not self.blobs
 
 
 @dataclass(frozen=True, slots=True)

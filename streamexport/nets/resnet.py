@@ -184,7 +184,7 @@ class _Builder:
         yield Layer("flatten", Flatten(), ("avgpool",), ("flatten",))
         if net.classes:
             blobs = (self.blob("fc.weight"), self.blob("fc.bias"))
-            yield Layer("fc", InnerProduct(net.classes), ("flatten",), ("fc",), blobs, Call("fc"))
+            yield Layer("fc", InnerProduct(net.classes), ("flatten",), ("fc",), blobs, origin=Call("fc"))
             yield Layer("prob", Softmax(), ("fc",), ("prob",))
 
     def block(self, net: ResNet, block: Block, bottom: str) -> Iterator[Layer]:
@@ -206,12 +206,12 @@ class _Builder:
         half = c.kernel // 2
         window = Window.of((c.kernel, c.kernel), (c.stride, c.stride), (half, half))
         operation = Convolution(c.outputs, window, c.groups, has_bias=False)
-        yield Layer(c.name, operation, (bottom,), (c.name,), (self.blob(f"{c.name}.weight"),), Call(c.name))
+        yield Layer(c.name, operation, (bottom,), (c.name,), (self.blob(f"{c.name}.weight"),), origin=Call(c.name))
         statistics = (self.blob(f"{c.norm}.running_mean"), self.blob(f"{c.norm}.running_var"), Blob((1,), ONE))
         yield Layer(c.norm, BatchNorm(self.epsilon), (c.name,), (c.norm,), statistics)
         affine = (self.blob(f"{c.norm}.weight"), self.blob(f"{c.norm}.bias"))
         scale = f"{c.norm}.scale"
-        yield Layer(scale, Scale(has_bias=True), (c.norm,), (scale,), affine, Call(c.norm))
+        yield Layer(scale, Scale(has_bias=True), (c.norm,), (scale,), affine, origin=Call(c.norm))
 
 
 def _relu(name: str, bottom: str, call: Call) -> Layer:

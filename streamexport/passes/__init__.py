@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..nets.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sums
+from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sharing, sums
 
 
 def apply(
@@ -21,7 +21,7 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, precision; naming last: others use torch's names."""
+    """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
@@ -34,4 +34,4 @@ def apply(
     if in_place:
         net = cleaning.write_in_place(net)
     net = precision.store(net, dtype)
-    return naming.rename(net, names)
+    return sharing.share(naming.rename(net, names), dialect)

@@ -119,14 +119,14 @@ def _stream(task: _Task, _: str | None) -> Iterator[Compute]:
 def _check_models(task: _Task) -> None:
     """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
     from ..net.inference import infer
-    from .forward import check_parameters, parameters
+    from .forward import held_by, parameters
 
     held = parameters(task.models, task.prototxt)  # in any case: Caffe follows links, wherever they lead
     try:
         steps = infer(read_prototxt(task.prototxt, strict=True))
     except (FormatError, NetError):  # something that only its own Caffe knows, which has to judge it then
         return
-    check_parameters(steps, held)
+    held_by(steps, held)
 
 
 @contextmanager

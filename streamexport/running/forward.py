@@ -87,6 +87,7 @@ class PreparedNet:
         self._outputs = frozenset(outputs or net.ends)
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._steps: tuple[Step, ...] = ()
+        self._held: Mapping[str, tuple[Blob, ...]] = {}
 
     def run(self, inputs: Inputs) -> Tops:
         """The outputs asked for, by name."""
@@ -105,9 +106,9 @@ class PreparedNet:
         shapes = {name: values.shape for name, values in given.items()}
         if shapes != self._shapes:
             steps = infer(self._net, shapes)
-            check_parameters(steps, self._parameters)
+            self._held = held_by(steps, self._parameters)
             self._shapes, self._steps = shapes, steps
-        return _run(self._steps, self._parameters, given, wanted)
+        return _run(self._steps, self._held, given, wanted)
 
 
 def _by_name(names: Sequence[str], inputs: Inputs) -> dict[str, Array]:
@@ -131,10 +132,23 @@ def parameters(models: Sequence[Path], prototxt: Path) -> dict[str, tuple[Blob, 
     return {layer.name: layer.blobs for layer in model.layers if layer.blobs}
 
 
-def check_parameters(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob, ...]]) -> None:
-    """NetError if the blobs are not what the steps need; the layer is named."""
+def held_by(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob, ...]]) -> Mapping[str, tuple[Blob, ...]]:
+    """The blobs of each step by its layer, those that it borrows among them.
+
+    NetError if they are not what the steps need; the layer is named.
+    """
+    held: dict[str, tuple[Blob, ...]] = {}
+    shared: dict[str, Blob] = {}
     for step in steps:
-        _check_blobs(step, parameters.get(step.layer.name, ()))
+        layer = step.layer
+        blobs = parameters.get(layer.name, ())
+        if layer.shared and not blobs:
+            blobs = tuple(shared[name] for name in layer.shared if name in shared)
+        _check_blobs(step, blobs)
+        # Caffe has one blob of a name; what a later layer's own would be, it would copy over that of all.
+        shared.update((name, blob) for name, blob in zip(layer.shared, blobs, strict=False) if name)
+        held[layer.name] = blobs
+    return held
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:

@@ -66,7 +66,9 @@ def file_overhead(net: Net, record: bytes) -> int:
 
 
 def layer_field(layer: Layer) -> list[Piece]:
-    """A layer as a field of NetParameter."""
+    """A layer as a field of NetParameter; nothing for one that borrows its blobs: Caffe would ask it for them."""
+    if layer.is_borrowing:
+        return []
     small = encode(layer, on_wire=True)
     head = LayerParameter(name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops)
     for field in ("name", "type", "bottom", "top"):

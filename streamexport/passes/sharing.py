@@ -1,0 +1,53 @@
+"""Weights of which several layers have the same: a module that is called more than once, the heads of a detector.
+
+Caffe shares blobs by a name (`param { name }`); the first layer owns them, and the others are left out of the model file.
+OpenCV does not know that. So in the dialects that it reads every layer has its own.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..nets.graph import Layer, Net
+from .opencv import READ_BY_OPENCV
+
+
+def share(net: Net, dialect: str) -> Net:
+    """The net with blobs of trained weights stored once, where the dialect has words for it; else with a note."""
+    owners = dict(_owners(net))
+    if not owners:
+        return net
+    if dialect in READ_BY_OPENCV:
+        count = sum(layer.blobs[0].values.size for layer in net.layers if layer.name in owners)
+        what = f"weights of {len(owners)} layers ({count} bytes and more) are written again"
+        return replace(net, notes=(*net.notes, f"{what}: OpenCV does not know shared ones, dialect bvlc has them once"))
+    owned = set(owners.values())
+    return net.with_layers(tuple(_shared(layer, owners.get(layer.name), layer.name in owned) for layer in net.layers))
+
+
+def _owners(net: Net) -> Iterator[tuple[str, str]]:
+    """Layers that have all weights of an earlier one, each with the first such."""
+    first: dict[object, list[Layer]] = {}
+    for layer in net.layers:
+        if not layer.blobs or not all(blob.origin for blob in layer.blobs):
+            continue
+        alike = first.setdefault((layer.type, tuple((blob.origin, blob.shape, blob.dtype) for blob in layer.blobs)), [])
+        # What is computed is the same where it is computed from the same in the same way.
+        owner = next((other for other in alike if _values(other) == _values(layer)), None)
+        if owner is None:
+            alike.append(layer)
+        else:
+            yield layer.name, owner.name
+
+
+def _values(layer: Layer) -> list[bytes]:
+    return [pickle.dumps(blob.values) for blob in layer.blobs]
+
+
+def _shared(layer: Layer, owner: str | None, is_owner: bool) -> Layer:
+    if owner is None and not is_owner:
+        return layer
+    names = tuple(f"{owner or layer.name}.{index}" for index in range(len(layer.blobs)))
+    return replace(layer, shared=names, blobs=() if owner else layer.blobs)
