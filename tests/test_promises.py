@@ -38,8 +38,8 @@ def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, checkpoint):
     small, _ = measured("convert", checkpoint("resnet18"), "-o", tmp_path / "s.caffemodel", "--quiet")
     large = tmp_path / "large.pth"
     tool = Path(__file__).parent.parent / "tools" / "make_checkpoint.py"
-    subprocess.run([sys.executable, tool, "--sparse", "--bytes", "20GB", large], check=True)
-    assert large.stat().st_size > 20e9
+    subprocess.run([sys.executable, tool, "--sparse", "--bytes", "5GB", large], check=True)
+    assert large.stat().st_size > 1 << 32
     held, _ = measured("inspect", large)
     peak, _ = measured("convert", large, "-o", "/dev/null", "--quiet")
     assert peak < 32 << 10
@@ -49,10 +49,10 @@ def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, checkpoint):
 
 @pytest.mark.parametrize("kind", ["transposed", "half", "double"])
 def test_memory_does_not_depend_on_the_largest_tensor_on_the_odd_paths(tmp_path, checkpoint, kind):
-    """A classifier of 200 MB, stored in a way that has to be computed."""
+    """A classifier of 80 MB, stored in a way that has to be computed."""
     state = torch.load(checkpoint("resnet18"))
     peaks = []
-    for classes in (1000, 100_000):
+    for classes in (1000, 40_000):
         state["fc.bias"] = torch.zeros(classes)
         weight = torch.ones(512, classes).t() if kind == "transposed" else torch.ones(classes, 512)
         state["fc.weight"] = {"half": weight.half(), "double": weight.double()}.get(kind, weight)
