@@ -15,7 +15,7 @@ with ending_quietly():
     from contextlib import contextmanager, suppress
     from importlib import import_module
 
-    from .. import __version__
+    from .._version import __version__
     from ..errors import DEBUG, Error, FaultError, missing, reason
     from ..interrupts import LateInterrupt
     from .saying import flush, say

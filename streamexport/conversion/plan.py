@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .. import __version__, identity, nets
+from .. import identity, nets
+from .._version import __version__
 from ..caffe.prototxt import prototxt as prototxt_text
 from ..errors import NetError, OutputError, one_line
 from ..extents import Layout, Source

@@ -12,7 +12,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .. import __version__, identity
+from .. import identity
+from .._version import __version__
 from ..errors import NetError
 from ..extents import Source
 from ..nets import modules
