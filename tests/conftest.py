@@ -67,7 +67,7 @@ def run_cli(*arguments: object, **options: object) -> subprocess.CompletedProces
 
 def _needs_torch(words: Sequence[str]) -> bool:
     nets = [net for option, net in pairwise(words) if option == "--net"]
-    return words[0] == "eval" or "--forward" in words or any(":" in net for net in nets)
+    return words[:1] == ["eval"] or "--forward" in words or any(":" in net for net in nets)
 
 
 def assert_refused(*arguments: object, **options: object) -> str:
