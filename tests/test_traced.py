@@ -156,7 +156,7 @@ def test_tracing_a_resnet_gives_the_net_that_is_built_in(checkpoint, name):
     expected = passes.outputs.without_softmax(nets.bind(tensors, name))
     assert len(found.layers) == len(expected.layers)
     for ours, theirs in zip(found.layers, expected.layers, strict=True):
-        for part in ("name", "type", "bottoms", "tops", "parameters", "origin"):
+        for part in ("name", "operation", "bottoms", "tops", "origin"):
             assert getattr(ours, part) == getattr(theirs, part), (ours.name, part)
         for blob, other in zip(ours.blobs, theirs.blobs, strict=True):
             assert (blob.shape, blob.origin) == (other.shape, other.origin)
