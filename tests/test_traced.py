@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -127,6 +128,14 @@ def test_caffe_computes_what_torch_computes(tmp_path):
         except AssertionError as error:
             departed[name] = str(error)
     assert not departed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_constant_beside_activations_is_exact_whatever_they_are(tmp_path, value):
+    made = Converted(tmp_path, "constants beside activations")
+    made.image[:] = value
+    for answer in (made.stream()[0], opencv_logits(made.prototxt, made.model, made.image, made.outputs[0])):
+        assert (answer.reshape(8, 9, 12)[4:] == 1).all()
 
 
 def test_gelu_is_close_enough_over_all_that_it_changes(tmp_path):
@@ -401,7 +410,8 @@ def test_an_input_that_no_blob_holds_is_refused(tmp_path, shape):
 def test_a_file_may_be_called_like_a_module_that_torch_imports(tmp_path):
     net = write_module(tmp_path, "return self.conv(x)").replace("model.py", "inspect.py")
     (tmp_path / "model.py").rename(tmp_path / "inspect.py")
-    done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel")
+    fresh = dict(os.environ)
+    done = run_cli("convert", tmp_path / "c.pth", "--net", net, "-o", tmp_path / "m.caffemodel", env=fresh)
     assert done.returncode == 0, done.stderr
 
 

@@ -265,6 +265,49 @@ class Several(nn.Module):
         return {"features": y.relu(), "pooled": y.mean((2, 3))}
 
 
+class ClassToken(nn.Module):
+    """As in vision transformers, but for attention: a token in front of those of the image, positions added to all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.token, self.position = (
+            nn.Conv2d(4, 6, 3, 3),
+            nn.Parameter(torch.randn(1, 1, 6)),
+            nn.Parameter(torch.randn(1, 13, 6)),
+        )
+        self.norm, self.up, self.down, self.head = nn.LayerNorm(6), nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.token.expand(len(x), -1, -1), x), 1) + self.position
+        x = x + self.down(F.gelu(self.up(self.norm(x)))) * x.sigmoid().mean(-1, keepdim=True)
+        return self.head(F.rms_norm(x, (6,))[:, 0]).log_softmax(-1)
+
+
+class SequenceFirst(nn.Module):
+    """The batch is the second dimension, and what is in front of it and behind it is worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mix, self.out, self.scale = (
+            nn.Conv1d(4, 6, 3),
+            nn.Linear(6, 8),
+            nn.Linear(8, 4),
+            nn.Parameter(torch.randn(13, 1, 8)),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.mix(self.conv(x).permute(2, 0, 1)) * self.scale  # length, batch, channels
+        first, last = torch.cat((x, self.scale.expand(-1, x.shape[1], -1)), 0).split((11, 15), 0)
+        joined = first.softmax(0) + F.layer_norm(last[2:13], (8,)) + last.flip(0)[:11] + first.mean(0)
+        return (
+            self.out(joined).permute(1, 2, 0),
+            x[0],
+            x.amax((0, 2)),
+            F.glu(x, 2).permute(1, 0, 2).log_softmax(1).sum(2),
+        )
+
+
 def conv(*arguments: object, **keywords: object) -> Callable[[], nn.Module]:
     return lambda: nn.Conv2d(4, 8, *arguments, **keywords)  # type: ignore[arg-type]
 
@@ -422,11 +465,24 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "flattened": Flattened,
     "constants": Constants,
     "input changed": Changed,
+    "class token": ClassToken,
+    "class token, batch of two": ClassToken,
+    "sequence first": SequenceFirst,
+    "sequence first, batch of two": SequenceFirst,
+    "constants beside activations": fn(
+        lambda x: torch.maximum(torch.stack((x, torch.ones(1, 4, 9, 12)), 1).flatten(1, 2), torch.linspace(-1, 1, 12))
+    ),
+    "without a batch": fn(
+        lambda x: F.linear(x.squeeze(0).softmax(0) + x.mean((0, 2, 3))[:, None, None], torch.ones(5, 12))
+    ),
     "a number": fn(lambda x: x.mean()),
 }
 SHAPES = {
     "sequence": (1, 4, 15),
     "adaptive average of a sequence": (1, 4, 15),
+    "class token, batch of two": (2, 4, 9, 12),
+    "sequence first": (1, 4, 15),
+    "sequence first, batch of two": (2, 4, 15),
     "shuffle": (1, 6, 5, 7),
     "pixel unshuffle": (1, 4, 10, 12),
 }

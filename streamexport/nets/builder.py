@@ -29,9 +29,11 @@ class Builder:
 
     Attributes
     ----------
+    batch : images that the net takes at once
     known : values that were given another shape or order before, by top, and shape or view
     """
 
+    batch: int = 1
     known: dict[tuple[str, Shape | View], Value] = field(default_factory=dict)
     _drafts: list[_Draft] = field(default_factory=list)
     _makers: dict[str, _Draft] = field(default_factory=dict)

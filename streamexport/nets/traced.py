@@ -176,8 +176,8 @@ class _Walk:
 
     def net(self, end: Sequence[str], refusal: Refusal) -> Net:
         """The net that ends so, or the whole one. NetError if Caffe cannot compute it, or the dialect cannot say it."""
-        self.builder, self.refusals = Builder(), _Refusals()
-        self.scratch = Builder()
+        self.builder, self.refusals = Builder(self.shape[0]), _Refusals()
+        self.scratch = Builder(self.shape[0])
         self.unmade: set[fx.Node] = set()
         self.results: dict[fx.Node, Any] = {}
         last = [self.graph.end(name) for name in end]

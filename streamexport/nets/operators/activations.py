@@ -8,6 +8,7 @@ from typing import Any
 
 from ...net.operations import BNLL, ELU, Clip, Exp, Log, PReLU, ReLU, Sigmoid, Softmax, TanH
 from .. import kernels
+from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
@@ -189,18 +190,17 @@ def _hardswish(scope: Scope, x: Operand) -> Value:
 
 @operator("softmax.int", "_softmax")
 def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
-    x = scope.activation(x)
-    return scope.layer(Softmax(dim % len(x.shape)), [scope.reshaped(x, x.shape)])
+    given = arrange(scope, x, [dim])
+    whole = scope.reshaped(given.value, given.value.shape)
+    return given.back(scope.layer(Softmax(given.axis(dim)), [whole]))
 
 
 @operator("log_softmax.int", "_log_softmax")
 def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     """z - log(sum of e^z) with z = x - max(x): a softmax's logarithm would be lost where it is too small for a float."""
-    x = scope.activation(x)
-    axis, shape = dim % len(x.shape), x.shape
-    if axis != 1:
-        raise UnsupportedError(f"over dimension {axis}", "over channels it can be expressed")
-    batch, channels, rest = *shape[:2], prod(shape[2:])
+    given = arrange(scope, x, [dim])
+    x, axis, shape = given.value, given.axis(dim), given.value.shape
+    batch, channels, rest = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
     image = scope.reshaped(x, (batch, 1, channels, rest), "image")
     largest = scope.layer(whole_columns("MAX", channels), [image], part="max")
     columns = scope.reshaped(x, (batch, channels, 1, rest), "columns")
@@ -213,4 +213,4 @@ def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Valu
         Log(), scope.pointwise_convolution(powers, kernels.filled((1, channels), 1), part="sum"), part="log"
     )
     made = scope.eltwise("SUM", z, scope.pointwise_convolution(log, ones, part="log_spread"), (1.0, -1.0))
-    return scope.reshaped(made, shape, "back")
+    return given.back(scope.reshaped(made, shape, "back"))

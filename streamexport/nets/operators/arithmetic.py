@@ -12,12 +12,12 @@ from math import prod
 
 from ...net.operations import AbsVal, Exp, Log, Scale
 from .. import kernels
+from ..arranged import arrange, arrange_alike
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape
-from .convolutions import channels_first, channels_last
 from .registry import operator
-from .shapes import broadcast
+from .shapes import activations, broadcast
 
 
 @operator("add.Tensor", "add.Scalar")
@@ -121,14 +121,15 @@ def _log(scope: Scope, x: Operand) -> Value:
 
 @operator("maximum", "max.other")
 def _maximum(scope: Scope, x: Operand, other: Operand) -> Value:
-    return combined(scope, "MAX", scope.activation(x), scope.activation(other))
+    first, second = activations(scope, (x, other))
+    return combined(scope, "MAX", first, second)
 
 
 @operator("minimum", "min.other")
 def _minimum(scope: Scope, x: Operand, other: Operand) -> Value:
     """-max(-x, -y)"""
-    x, other = (scope.power(operand, scale=-1, part="in") for operand in (x, other))
-    return scope.power(combined(scope, "MAX", x, other, part="max"), scale=-1)
+    first, second = (scope.power(operand, scale=-1, part="in") for operand in activations(scope, (x, other)))
+    return scope.power(combined(scope, "MAX", first, second, part="max"), scale=-1)
 
 
 def _numbers(*operands: Operand) -> tuple[Operand, ...]:
@@ -148,35 +149,41 @@ def _common(*shapes: Shape) -> Shape:
 
 
 def combined(
-    scope: Scope, method: str, x: Value, y: Value, coefficients: tuple[float, ...] = (), part: str = ""
+    scope: Scope, method: str, x: Operand, y: Operand, coefficients: tuple[float, ...] = (), part: str = ""
 ) -> Value:
     """Two values element by element, either repeated where the other one is larger."""
-    shape = _common(x.shape, y.shape)
-    x, y = (broadcast(scope, scope.activation(v), shape) for v in (x, y))
-    return scope.eltwise(method, x, y, coefficients, part)
+    x, y = scope.activation(x), scope.activation(y)
+    if (x.view, x.blob) == (y.view, y.blob):
+        return scope.eltwise(method, x, y, coefficients, part)
+    first, second = arrange_alike(scope, (x, y))
+    shape = _common(first.value.shape, second.value.shape)
+    x, y = (broadcast(scope, given.value, shape) for given in (first, second))
+    return first.back(scope.eltwise(method, x, y, coefficients, part))
 
 
 def _product(scope: Scope, x: Value, y: Value) -> Value:
     """Two values, the smaller one repeated: a Scale where it covers the first dimensions of the larger."""
     if x.shape == y.shape:
-        return scope.eltwise("PROD", x, y)
+        return combined(scope, "PROD", x, y)
     shape = _common(x.shape, y.shape)
     if x.shape != shape:
         x, y = y, x
-    own = (1,) * (len(x.shape) - len(y.shape)) + y.shape
+    whole, factor = arrange_alike(scope, (x, y))
+    own = factor.value.shape
     covered = max((axis for axis, size in enumerate(own) if size != 1), default=0) + 1
-    if x.shape == shape and own[:covered] == x.shape[:covered]:
-        factor = scope.reshaped(y, own[:covered], "factor")
-        whole = scope.reshaped(x, x.shape)
-        return scope.layer(Scale(0), [whole, factor])
+    if x.shape == shape and own[:covered] == whole.value.shape[:covered]:
+        bottom = scope.reshaped(factor.value, own[:covered], "factor")
+        return whole.back(scope.layer(Scale(0), [scope.reshaped(whole.value, whole.value.shape), bottom]))
     return combined(scope, "PROD", x, y)
 
 
 def _with_constant(scope: Scope, x: Value, constant: Constant, is_weight: bool) -> Value:
     """Times a constant, or plus one, that covers dimensions which follow each other: a Scale."""
-    x = scope.activation(x)
-    x = broadcast(scope, x, _common(x.shape, constant.shape))
+    x = broadcast(scope, scope.activation(x), _common(x.shape, constant.shape))
     own = (1,) * (len(x.shape) - len(constant.shape)) + constant.shape
+    given = arrange(scope, x, [axis for axis, size in enumerate(own) if size != 1])
+    constant = given.turned(replace(constant, shape=own))
+    own, x = constant.shape, given.value
     axes = [axis for axis, size in enumerate(own) if size != 1]
     first, last = axes[0], axes[-1]
     covered = x.shape[first : last + 1]
@@ -186,10 +193,9 @@ def _with_constant(scope: Scope, x: Value, constant: Constant, is_weight: bool) 
     else:
         constant = replace(constant, shape=covered)
     weight, bias = (constant, None) if is_weight else (None, constant)
-    image = channels_first(scope, x) if len(constant.shape) == 1 and first == len(x.shape) - 1 else None
-    if image is not None:
-        return channels_last(affine(scope, image, weight, bias, 1), x.shape)
-    return affine(scope, scope.reshaped(x, x.shape), weight, bias, first)
+    if given.is_turned and first == last:
+        return given.of_image(affine(scope, given.image(scope, first), weight, bias, 1), first)
+    return given.back(affine(scope, scope.reshaped(x, x.shape), weight, bias, first))
 
 
 def affine(scope: Scope, x: Value, weight: Operand | None, bias: Operand | None, axis: int, part: str = "") -> Value:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 from ...net.operations import InnerProduct
 from ...net.windows import Axis, Window, pair
+from ..arranged import arrange
 from ..graph import Blob, computed
 from ..kernels import Embedded
 from ..node import Scope
@@ -74,14 +74,16 @@ def _conv_transpose(
 
 @operator("linear")
 def _linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = None) -> Value:
-    """The last dimension times a matrix: where it is an image's channels, a 1x1 convolution."""
-    x = scope.activation(x)
+    """The last dimension times a matrix: where the blob has others behind it, a 1x1 convolution."""
     kernel, held = scope.blob(weight), _bias(scope, bias)
-    if (image := channels_first(scope, x)) is not None:
-        return channels_last(scope.pointwise_convolution(image, kernel, held), x.shape)
-    vectors = scope.reshaped(x, x.shape, "flatten")
+    given = arrange(scope, x, [-1])
+    axis, shape = given.axis(-1), given.value.shape
+    if axis < len(shape) - 1:
+        made = scope.pointwise_convolution(given.image(scope, axis), kernel, held)
+        return given.of_image(made, axis)
+    vectors = scope.reshaped(given.value, shape, "flatten")
     blobs = (kernel,) if held is None else (kernel, held)
-    return scope.layer(InnerProduct(kernel.shape[0], held is not None, len(x.shape) - 1), [vectors], blobs)
+    return given.back(scope.layer(InnerProduct(kernel.shape[0], held is not None, axis), [vectors], blobs))
 
 
 @operator("addmm")
@@ -103,26 +105,6 @@ def _mm(scope: Scope, x: Operand, mat2: Operand) -> Value:
 @operator("matmul")
 def _matmul(scope: Scope, x: Operand, other: Operand) -> Value:
     return _linear(scope, x, _transposed(other))
-
-
-def channels_first(scope: Scope, x: Value) -> Value | None:
-    """The image whose channels are the last dimension of `x`, if it is one whose dimensions were turned; else None."""
-    if x.view.is_contiguous or len(x.shape) < 3:
-        return None
-    rank = len(x.shape)
-    first = replace(x, view=x.view.permuted((0, rank - 1, *range(1, rank - 1))), label=None)
-    if not first.view.is_contiguous:
-        return None
-    batch, channels, *rest = first.shape
-    height, width = rest if len(rest) == 2 else (1, prod(rest))
-    return scope.reshaped(first, (batch, channels, height, width))
-
-
-def channels_last(image: Value, shape: Sequence[int]) -> Value:
-    """An image whose channels are seen as the last dimension, the others being those of `shape`."""
-    batch, channels = image.blob[:2]
-    order = (0, *range(2, len(shape)), 1)
-    return replace(image, view=View.of((batch, channels, *shape[1:-1])).permuted(order))
 
 
 def _transposed(weight: Operand) -> Constant:

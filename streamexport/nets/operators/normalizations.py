@@ -14,11 +14,11 @@ from typing import Any
 from ...net.operations import MVN, BatchNorm, Pooling, Scale
 from ...net.windows import LONG
 from .. import kernels
+from ..arranged import Arranged, arrange
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
 from .arithmetic import affine, multiplied
-from .convolutions import channels_first, channels_last
 from .reductions import reduced
 from .registry import operator
 
@@ -122,16 +122,26 @@ def _layer_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Value:
-    x = scope.activation(x)
-    image = channels_first(scope, x) if len(normalized_shape) == 1 else None
-    if image is not None:
-        return channels_last(affine(scope, _channel_norm(scope, image, eps), weight, bias, 1, "scale"), x.shape)
-    axis = len(x.shape) - len(normalized_shape)
-    outer, inner = prod(x.shape[1:axis]), prod(normalized_shape)
+    given, axis = _normalized(scope, x, len(normalized_shape))
+    shape = given.value.shape
+    if axis + len(normalized_shape) < len(shape):
+        image = _channel_norm(scope, given.image(scope, axis), eps)
+        return given.of_image(affine(scope, image, weight, bias, 1, "scale"), axis)
     if not axis:
         raise UnsupportedError("normalizes the batch")
-    made = standardised(scope, x, (x.shape[0], outer, inner, 1), eps)
-    return affine(scope, scope.reshaped(made, x.shape, "back"), weight, bias, axis, "scale")
+    made = standardised(scope, given.value, (shape[0], prod(shape[1:axis]), prod(shape[axis:]), 1), eps)
+    return given.back(affine(scope, scope.reshaped(made, shape, "back"), weight, bias, axis, "scale"))
+
+
+def _normalized(scope: Scope, x: Operand, count: int) -> tuple[Arranged, int]:
+    """A value whose last `count` dimensions, as torch has them, follow each other from an axis on: one, or to the end."""
+    dims = range(-count, 0)
+    given = arrange(scope, x, dims)
+    axes = [given.axis(dim) for dim in dims]
+    size = len(given.value.shape)
+    if count == 1 or axes == list(range(size - count, size)):
+        return given, axes[0]
+    return _normalized(scope, scope.contiguous(x), count)
 
 
 @operator("rms_norm")
@@ -143,13 +153,14 @@ def _rms_norm(
     eps: float | None = None,
 ) -> Value:
     """torch's own epsilon is that of the type."""
-    x, eps = scope.activation(x), EPSILON if eps is None else eps
-    image = channels_first(scope, x) if len(normalized_shape) == 1 else None
-    if image is not None:
-        return channels_last(affine(scope, _over_root(scope, image, [1], eps), weight, None, 1, "scale"), x.shape)
-    axis = len(x.shape) - len(normalized_shape)
-    made = _over_root(scope, x, range(axis, len(x.shape)), eps)
-    return affine(scope, scope.reshaped(made, x.shape, "back"), weight, None, axis, "scale")
+    eps = EPSILON if eps is None else eps
+    given, axis = _normalized(scope, x, len(normalized_shape))
+    shape = given.value.shape
+    if axis + len(normalized_shape) < len(shape):
+        image = _over_root(scope, given.image(scope, axis), [1], eps)
+        return given.of_image(affine(scope, image, weight, None, 1, "scale"), axis)
+    made = _over_root(scope, given.value, range(axis, len(shape)), eps)
+    return given.back(affine(scope, scope.reshaped(made, shape, "back"), weight, None, axis, "scale"))
 
 
 def _over_root(scope: Scope, x: Value, dims: Sequence[int], eps: float) -> Value:

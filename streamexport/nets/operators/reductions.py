@@ -10,6 +10,7 @@ from typing import Any
 from ...net.operations import AbsVal, Pooling
 from ...net.windows import LONG, Window
 from .. import kernels
+from ..arranged import arrange
 from ..node import Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
@@ -77,9 +78,19 @@ def reduced(scope: Scope, x: Operand, dim: Dims, keepdim: bool, method: str, par
     Means over channels are products with a row of a matrix.
     """
     x = scope.activation(x)
-    axes = _axes(x, dim)
-    reduced = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape) if keepdim or axis not in axes)
-    if axes[0] == 0 and x.shape[0] != 1:
+    dims = _axes(x, dim)
+    given = arrange(scope, x, dims)
+    made = given.back(_reduced(scope, given.value, sorted(map(given.axis, dims)), method, part))
+    if keepdim:
+        return made
+    kept = tuple(atoms for axis, atoms in enumerate(made.view.dims) if axis not in dims)
+    return replace(made, view=View(made.view.atoms, kept))
+
+
+def _reduced(scope: Scope, x: Value, axes: Sequence[int], method: str, part: str) -> Value:
+    """Of a contiguous value; dimensions stay, of size 1."""
+    reduced = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+    if axes and axes[0] == 0 and x.shape[0] != 1:
         raise UnsupportedError("combines the images of a batch")
     axes = [axis for axis in axes if axis and x.shape[axis] != 1]
     if not axes:

@@ -9,6 +9,7 @@ from math import floor, prod
 from ...net.operations import InnerProduct
 from ...net.windows import Axis, Window
 from .. import kernels
+from ..arranged import arrange
 from ..graph import Blob
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
@@ -156,18 +157,20 @@ def _flip(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
     return x
 
 
-def picked(scope: Scope, x: Value, axis: int, places: Sequence[int]) -> Value:
+def picked(scope: Scope, x: Value, dim: int, places: Sequence[int]) -> Value:
     """Elements at these places of a dimension, one after the other: rows of a matrix that the dimension is multiplied by."""
-    size, behind = x.shape[axis], prod(x.shape[axis + 1 :])
-    if list(places) == list(range(size)):
+    if list(places) == list(range(x.shape[dim])):
         return x
+    given = arrange(scope, x, [dim])
+    x, axis = given.value, given.axis(dim)
+    size, behind = x.shape[axis], prod(x.shape[axis + 1 :])
     if not axis:
         raise UnsupportedError("picks from the batch")
     shape = (*x.shape[:axis], len(places), *x.shape[axis + 1 :])
     rest = x.shape[2:] if axis == 1 and len(x.shape) == 4 else (1, behind)
     columns = scope.reshaped(x, (prod(x.shape[:axis]), size, *rest), "columns")
     made = scope.pointwise_convolution(columns, kernels.selected((len(places), size), places))
-    return replace(scope.reshaped(made, shape, "back"), view=View.of(shape))
+    return given.back(replace(scope.reshaped(made, shape, "back"), view=View.of(shape)))
 
 
 def resized(scope: Scope, x: Value, rows: Matrix | None, columns: Matrix | None) -> Value:

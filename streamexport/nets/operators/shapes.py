@@ -8,11 +8,12 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-from ...net.operations import Concat, Slice
+from ...net.operations import Concat, InnerProduct, Pooling, Slice
 from ...net.windows import Axis, Window
 from .. import kernels
+from ..arranged import arrange, arrange_alike
 from ..node import Node, Scope
-from ..operands import Operand, UnsupportedError, Value
+from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape, View
 from .registry import operator
 
@@ -127,15 +128,49 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @operator("cat", "concat")
 def _cat(scope: Scope, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    values = [scope.activation(x) for x in tensors]
-    return _concatenated(scope, [scope.reshaped(x, x.shape) for x in values], dim % len(values[0].shape))
+    given = arrange_alike(scope, activations(scope, tensors))
+    values = [scope.reshaped(each.value, each.value.shape) for each in given]
+    return given[0].back(_concatenated(scope, values, given[0].axis(dim)))
+
+
+def activations(scope: Scope, operands: Sequence[Operand]) -> list[Value]:
+    """Operands, constants among them as activations that look like the first one that is."""
+    first = scope.activation(next(x for x in operands if isinstance(x, Value)))
+    return [_filled(scope, x, first) if isinstance(x, Constant) else scope.activation(x) for x in operands]
+
+
+def _filled(scope: Scope, constant: Constant, like: Value) -> Value:
+    """A constant as an activation, beside one of the net's. No layer that both Caffe and OpenCV have makes one of nothing:
+    it is weights times 1, and 1 is the largest of the other's elements to the power of 0, which it is of NaN, too."""
+    (given,) = arrange_alike(scope, [like])
+    rank, batch = len(given.value.shape), scope.builder.batch
+    constant = given.turned(replace(constant, shape=(1,) * (rank - len(constant.shape)) + constant.shape))
+    if batch > 1:
+        constant = _of_one_image(constant, batch)
+    seed = scope.reshaped(given.value, (batch, 1, 1, prod(given.value.blob) // batch), "seed")
+    ones = scope.power(scope.layer(Pooling("MAX"), [seed], part="largest"), power=0, part="ones")
+    weights = scope.blob(constant, (constant.count, 1))
+    made = scope.layer(InnerProduct(constant.count, False), [ones], [weights], "constant")
+    shape = (batch, *constant.shape[1:]) if batch > 1 else constant.shape
+    return given.back(scope.reshaped(made, shape, "filled"))
+
+
+def _of_one_image(constant: Constant, batch: int) -> Constant:
+    """What every image of a batch has of a constant. UnsupportedError if that is not the same."""
+    first, *rest = constant.shape
+    if first == 1:
+        return constant
+    rows = constant.value().reshape(first, -1)
+    if first != batch or bool((rows != rows[:1]).any()):
+        raise UnsupportedError("takes a constant that is not the same for all images of the batch")
+    return constant.mapped((1, *rest), lambda _: rows[:1])
 
 
 @operator("stack")
 def _stack(node: Node, tensors: Sequence[Operand], dim: int = 0) -> Value:
     axis = dim % len(node.shape)
     one = (*node.shape[:axis], 1, *node.shape[axis + 1 :])
-    return _concatenated(node, [node.reshaped(x, one) for x in tensors], axis)
+    return _concatenated(node, [node.reshaped(x, one) for x in activations(node, tensors)], axis)
 
 
 def _concatenated(scope: Scope, values: Sequence[Value], axis: int) -> Value:
@@ -163,7 +198,7 @@ def _split(node: Node, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     if len(sizes) == 1:
         return [x]
     if len(node.used) == len(sizes):
-        return list(_cut(node, x, axis, sizes))
+        return [*_cut(node, x, axis, sizes)]
     return [
         _sliced(node, x, axis, stop - size, stop, 1) if index in node.used else None
         for index, (stop, size) in enumerate(zip(accumulate(sizes), sizes, strict=True))
@@ -177,10 +212,12 @@ def halves(scope: Scope, x: Operand, dim: int) -> list[Value]:
     return _cut(scope, x, axis, [x.shape[axis] // 2] * 2)
 
 
-def _cut(scope: Scope, x: Value, axis: int, sizes: Sequence[int]) -> list[Value]:
+def _cut(scope: Scope, x: Value, dim: int, sizes: Sequence[int]) -> list[Value]:
     """All parts of these sizes along a dimension."""
+    (given,) = arrange_alike(scope, [x])
     points = tuple(accumulate(sizes))[:-1]
-    return scope.layers(Slice(axis, points), [scope.reshaped(x, x.shape)], len(sizes))
+    whole = scope.reshaped(given.value, given.value.shape)
+    return [given.back(part) for part in scope.layers(Slice(given.axis(dim), points), [whole], len(sizes))]
 
 
 @operator("unbind.int")
@@ -238,12 +275,18 @@ def _slice_scatter(
     return _cat(scope, parts, axis)
 
 
-def _sliced(scope: Scope, x: Value, axis: int, first: int, last: int, step: int) -> Value:
-    """Part of one dimension, by a convolution that picks channels or pixels. (A layer Slice would leave tops behind that
-    nobody takes.)"""
-    shape = (*x.shape[:axis], -(-(last - first) // step), *x.shape[axis + 1 :])
-    if shape == x.shape:
+def _sliced(scope: Scope, x: Value, dim: int, first: int, last: int, step: int) -> Value:
+    """Part of one dimension."""
+    if len(range(first, last, step)) == x.shape[dim]:
         return x
+    given = arrange(scope, x, [dim])
+    return given.back(_picked(scope, given.value, given.axis(dim), first, last, step))
+
+
+def _picked(scope: Scope, x: Value, axis: int, first: int, last: int, step: int) -> Value:
+    """Part of one dimension of a contiguous value, by a convolution that picks channels or pixels. (A layer Slice would leave
+    tops behind that nobody takes.)"""
+    shape = (*x.shape[:axis], -(-(last - first) // step), *x.shape[axis + 1 :])
     if not axis:
         raise UnsupportedError("takes a part of the batch")
     if min(shape) < 1:
