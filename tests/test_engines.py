@@ -122,8 +122,11 @@ def test_blobs_and_inputs_that_a_net_does_not_have_are_refused(tmp_path, engine)
     with pytest.raises(NetError, match="net.prototxt: no layer makes a, b"):
         open_engine(engine, net, [model], ["y", "b", "a"])
     net.write_text(net.read_text() + inputs({"more": (1, 3)}))
-    with pytest.raises(NetError, match=r"net.prototxt: has 2 inputs \(x, more\), an engine fills one"):
-        open_engine(engine, net, [model], ["y"])
+    with open_engine(engine, net, [model], ["y"]) as compute:
+        with pytest.raises(NetError, match="the net has 2 inputs: x, more; give them by name"):
+            compute(np.zeros((1, 3), "f4"))
+        with pytest.raises(NetError, match="given are the inputs x; the net has x, more"):
+            compute({"x": np.zeros((1, 3), "f4")})
 
 
 def test_an_engine_that_is_not_known_is_refused(tmp_path):

@@ -22,7 +22,7 @@ BESIDE = {
     "nets.graph": "InexpressibleError Preprocessing computed",
     "readers": "open_checkpoints",
     "readers.models": "open_models",
-    "running.forward": "PreparedNet held_by parameters",
+    "running.forward": "PreparedNet by_name held_by parameters",
     "tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
     "transfer": "refuse_own_input shares_blocks write",
     "writers.caffemodel": "file_overhead layer_field layer_size",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import run_cli
+from conftest import assert_refused, run_cli
 
 import streamexport
 from streamexport import Options
@@ -132,8 +132,8 @@ def test_records_of_older_models_say_nothing_of_the_input():
     assert found == Options(net="resnet18", names="classic", input_shape=(1, 3, 97, 111))
 
 
-def test_a_net_has_one_input_shape(tmp_path):
-    shapes = ("--input-shape", "1,3,8,8", "--input-shape", "1,3,9,9")
-    done = run_cli("convert", "c.pth", "-o", tmp_path / "m.caffemodel", *shapes)
-    assert done.returncode == 2
-    assert "--input-shape is given twice" in done.stderr
+@pytest.mark.parametrize("shapes", [("1,3,8,8", "1,3,9,9"), ("x=1,3,8,8",)])
+def test_a_net_that_is_built_in_has_one_input_shape(tmp_path, checkpoint, shapes):
+    given = [word for shape in shapes for word in ("--input-shape", shape)]
+    line = assert_refused("convert", checkpoint("resnet18"), "-o", tmp_path / "m.caffemodel", *given)
+    assert "resnet18 has one input, data" in line

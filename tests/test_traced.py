@@ -337,11 +337,12 @@ def test_what_torch_says_of_itself_is_said_of_the_module(tmp_path, body, message
     assert "github" not in line
 
 
-def test_a_module_of_several_inputs_is_refused_by_name(tmp_path):
+def test_a_module_of_several_inputs_is_refused_where_one_is_given(tmp_path):
     net = write_module(tmp_path, "return self.conv(x)")
     model = tmp_path / "model.py"
     model.write_text(model.read_text().replace("def forward(self, x)", "def forward(self, x, y)"))
-    assert "it takes more than one tensor" in refused(tmp_path, net)
+    line = refused(tmp_path, net)
+    assert f"{net} takes x, y: missing a required argument: 'y'; --input-shape is given for each tensor" in line
 
 
 def repository(root: Path) -> None:

@@ -1,10 +1,11 @@
 """Runs a net in Caffe for another process: arrays in on standard input, arrays out on standard output.
 
-    python worker.py PROTOTXT INPUT [MODEL...]
+    python worker.py PROTOTXT [MODEL...]
 
-Either way a message is the length of what follows (8 bytes, little-endian), then an array as .npy. The first one in is the
-names of the blobs that are wanted; it is sent back once the net is loaded. Then for each batch in, which fills the input
-blob, these blobs come out in that order, each a message of its own. It ends when its input does.
+Either way a message is the length of what follows (8 bytes, little-endian), then an array as .npy. The first two in
+are the names of the input blobs, and those of the blobs that are wanted, which are sent back once the net is loaded. Then
+for a batch in for each input, these blobs come out, all in the order of the names, each a message of its own. It ends when
+its input does.
 
 Caffe aborts the process on bad input, so that it is best kept in one of its own; and the interpreter that has it is
 seldom the one that has everything else. Hence this file imports nothing of ours and runs on Python 3.8 with numpy 1.
@@ -46,7 +47,7 @@ def receive(stream: IO[bytes]) -> Array | None:
 
 
 def main() -> None:
-    prototxt, input_name, *models = sys.argv[1:]
+    prototxt, *models = sys.argv[1:]
     # What Caffe and its layers print must not get between the arrays.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -58,17 +59,20 @@ def main() -> None:
     net = caffe.Net(prototxt, caffe.TEST)
     for model in models:
         net.copy_from(model)
-    wanted = receive(sys.stdin.buffer)
-    if wanted is None:
+    inputs, wanted = receive(sys.stdin.buffer), receive(sys.stdin.buffer)
+    if inputs is None or wanted is None:
         return
     send(replies, wanted)
     while True:
-        batch = receive(sys.stdin.buffer)
-        if batch is None:
+        received = [(name, receive(sys.stdin.buffer)) for name in inputs]
+        batches = {name: batch for name, batch in received if batch is not None}
+        if len(batches) < len(received):
             return
-        net.blobs[input_name].reshape(*batch.shape)
+        for name, batch in batches.items():
+            net.blobs[name].reshape(*batch.shape)
         net.reshape()
-        net.blobs[input_name].data[...] = batch
+        for name, batch in batches.items():
+            net.blobs[name].data[...] = batch
         net.forward()
         for name in wanted:
             send(replies, net.blobs[name].data)

@@ -11,7 +11,7 @@ float32, which has to be near it: two answers that have nothing in common would 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -33,6 +33,7 @@ from ..sources import Path
 from ..tensors import FLOAT16
 
 if TYPE_CHECKING:
+    from ..running.forward import Inputs
     from ..tensors import Array
 
 
@@ -115,11 +116,11 @@ def parity(
     options = options or record.trusted(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
-    shape = net.input_shapes[0]
-    image = np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
+    numbers = np.random.default_rng(SEED)
+    inputs = {name: numbers.standard_normal(shape).astype(np.float32) for name, shape in bound.given.shapes.items()}
     standing = (*net.layers, *(layer for chain in net.left_out for layer in chain))
     watched = {layer.origin.path for layer in standing if layer.origin is not None}
-    torchs = partial(run, bound.make, bound.tensors, image, watched, halved=_halved(net))
+    torchs = partial(run, bound.make, bound.tensors, bound.given, inputs, watched, halved=_halved(net))
     exact = torchs()
     asked = _compared(net, exact, options)
     if not asked:
@@ -128,7 +129,7 @@ def parity(
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
     for part, blob in _computed(
-        asked, description, [*models, *checkpoints], _as_fed(image, bound, options), engine, caffe_python
+        asked, description, [*models, *checkpoints], _as_fed(inputs, bound, options), engine, caffe_python
     ):
         made = part.finished(blob)
         distances[part] = _distance(made, part.of(exact))
@@ -230,29 +231,34 @@ def _compared(net: Net, outputs: Outputs, options: Options) -> list[_Part]:
     return parts
 
 
-def _as_fed(image: Array, bound: Bound, options: Options) -> Array:
-    """The input that the Caffe net wants for torch's."""
+def _as_fed(inputs: Mapping[str, Array], bound: Bound, options: Options) -> Mapping[str, Array]:
+    """The inputs that the Caffe net wants for torch's."""
     import numpy as np
 
+    fed = {name: inputs[name] for name in bound.net.inputs}
+    if not options.fold_input_scale and options.input_order == "rgb":
+        return fed
+    name, _ = bound.net.image
+    image = inputs[name]
     if options.fold_input_scale and bound.expects is not None:
         deviation = np.array(bound.expects.deviation or 1.0, np.float32)
         image = image * (255 * deviation).reshape(-1, *[1] * (image.ndim - 2))
-    return np.ascontiguousarray(image[:, ::-1] if options.input_order == "bgr" else image)
+    return {**fed, name: np.ascontiguousarray(image[:, ::-1] if options.input_order == "bgr" else image)}
 
 
 def _computed(
-    parts: Sequence[_Part], prototxt: str, models: Sequence[Path], image: Array, engine: str, caffe_python: str | None
+    parts: Sequence[_Part], prototxt: str, models: Sequence[Path], inputs: Inputs, engine: str, caffe_python: str | None
 ) -> Iterator[tuple[_Part, Array]]:
     """What the engine makes of each part. Our own hands over one layer at a time."""
     if engine == "stream":
         by_layer: dict[str, list[_Part]] = {}
         for part in parts:
             by_layer.setdefault(part.layer.name, []).append(part)
-        for layer, tops in forward_layers(prototxt, models, image):
+        for layer, tops in forward_layers(prototxt, models, inputs):
             yield from ((part, tops[part.blob]) for part in by_layer.get(layer.name, ()))
         return
     with open_engine(engine, prototxt, models, [part.blob for part in parts], caffe_python) as compute:
-        made = compute(image)
+        made = compute(inputs)
     yield from ((part, made[part.blob]) for part in parts)
 
 

@@ -11,19 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..conversion.options import Options
+from ..errors import NetError
 from ..passes import dialects, folding, naming, precision
 from ..writers.caffemodel import CAFFE_LIMIT
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Once(argparse.Action):
-    """An option that may not be given twice: the last would silently win."""
+class Shapes(argparse.Action):
+    """Shapes of several inputs, each given by name, or all in their order."""
 
     def __call__(self, parser: Any, given: Any, value: Any, option: str | None = None) -> None:
-        if getattr(given, self.dest, None) is not None:
-            parser.error(f"{option} is given twice: a net has one input")
-        setattr(given, self.dest, value)
+        (name, size), held = value, getattr(given, self.dest, None)
+        by_name = {} if held is None else held
+        if held is not None and isinstance(held, dict) != bool(name):
+            raise NetError(
+                f"{option} says the names of some inputs, and of others none", advice="name all or none of them"
+            )
+        if name in by_name:
+            raise NetError(f"{option} gives {name} two shapes", advice="each input has one")
+        setattr(given, self.dest, {**by_name, name: size} if name else (*(held or ()), size))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +79,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--no-softmax", "leave out the softmax that an output is", dest="softmax", action="store_false")
     add("--in-place", "let layers write over their bottoms where they may", action="store_true")
-    add("--input-shape", "of the input blob (default: 1,3,224,224)", metavar="N,C,H,W", type=shape, action=Once)
+    add(
+        "--input-shape",
+        "of the input blob (default: 1,3,224,224); for each of several, by the names of your module's arguments or in their"
+        " order",
+        metavar="[NAME=]N,C,H,W",
+        type=shape,
+        action=Shapes,
+    )
+    add("--forward-args", "a JSON object of other arguments that your module's forward is given", metavar="JSON")
 
 
 def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Options:
@@ -81,10 +96,12 @@ def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Option
     return Options(**{**(vars(base) if base else {}), **given})
 
 
-def shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1,3,224,224")
-    return tuple(map(int, text.split(",")))
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """The name of an input, "" if it is not said, and its shape."""
+    found = re.fullmatch(r"(?:([^=]+)=)?(\d+(?:,\d+)*)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1,3,224,224 or x=1,3,224,224")
+    return found[1] or "", tuple(map(int, found[2].split(",")))
 
 
 def numbers(text: str) -> tuple[float, ...]:

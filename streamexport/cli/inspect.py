@@ -47,7 +47,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--csv", action="store_true", help="with --flops: as CSV, without totals")
     group.add_argument("--plot", metavar="FILE.png", help="with --flops: draw them along the net as well")
     group.add_argument(
-        "--input-shape", metavar="N,C,H,W", type=arguments.shape, help="with --flops: other than the prototxt's"
+        "--input-shape",
+        metavar="[NAME=]N,C,H,W",
+        type=arguments.shape,
+        action=arguments.Shapes,
+        help="with --flops: other than the prototxt's",
     )
     parser.set_defaults(run=run, misused=parser.error)
 

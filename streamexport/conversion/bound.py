@@ -41,6 +41,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
     _check_shapes(net)
     notes = (
         *net.notes,
+        *_of_inputs(bound, net),
         *_of_outputs(net, options),
         *_taken_for_granted(bound.net, options),
         *_of_weights(weights, bound),
@@ -53,7 +54,7 @@ def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Boun
     """The checkpoints, opened, and the net that their tensors are, as it is before all passes."""
     refusal = partial(dialects.refusal, dialect=options.dialect)
     architecture = nets.architecture(
-        options.net, options.net_args, options.eps, options.end, refusal, options.operators
+        options.net, options.net_args, options.eps, options.end, refusal, options.operators, options.forward_args
     )
     if options.prefix is not None:
         architecture = nets.Under(options.prefix, architecture)
@@ -65,6 +66,13 @@ def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Boun
         if isinstance(error, NetError) and weights.unread:
             error.advice = "; ".join(filter(None, (error.advice, listed([*weights.remarks], 3))))
         raise
+
+
+def _of_inputs(bound: Bound, net: Net) -> Iterator[str]:
+    """Whether torch's module is given more."""
+    unused = [name for name in bound.given.shapes if name not in net.inputs]
+    if unused:
+        yield f"nothing is computed from {', '.join(unused)}, which the net therefore is without"
 
 
 def _of_outputs(net: Net, options: Options) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .. import nets
 from ..errors import NetError
+from ..nets.inputs import InputShape, joined
 from ..passes import dialects, folding, naming, precision
 
 
@@ -30,7 +31,9 @@ class Options:
     end : the layers or modules to end with, by torch's names; none for the whole net
     softmax : whether outputs that are a softmax stay one
     in_place : whether layers write over their bottoms where they may
-    input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224
+    input_shape : batch, channels, height, width; None for 1, what the weights say, 224, 224. For a module that takes several
+        tensors one shape for each, by the names of the arguments or in their order
+    forward_args : other arguments of the module's `forward`, as a JSON object
     mean, std : what is subtracted from the input's channels, from 0 to 1, and what they are divided by, as torchvision's
         Normalize has them; None for ImageNet's in built-in nets of three channels, and else for what nobody knows
     eps : epsilon of BatchNorm in built-in nets; None for 1e-5
@@ -50,7 +53,8 @@ class Options:
     end: tuple[str, ...] = ()
     softmax: bool = True
     in_place: bool = False
-    input_shape: tuple[int, ...] | None = None
+    input_shape: InputShape | None = None
+    forward_args: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     eps: float | None = None
@@ -58,6 +62,7 @@ class Options:
     def __post_init__(self) -> None:
         end = (self.end,) if isinstance(self.end, str) else tuple(self.end)  # a single name is one, not its letters
         object.__setattr__(self, "end", end)
+        object.__setattr__(self, "input_shape", joined(self.input_shape))
         for what, value, known in (
             ("dialect", self.dialect, dialects.DIALECTS),
             ("style of names", self.names, naming.STYLES),

@@ -107,7 +107,7 @@ def plan(
     if align and (chosen.aligned is None or max_file_size is not None):
         raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out `align=`")
     parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
-    left_to_caller = [f"input: {net.preprocessing}"] if net.preprocessing else []
+    left_to_caller = [_expected(net)] if net.preprocessing else []
     sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
     written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types)
     readers = runs_in(written) if text is not None else ()  # of a model's own net nothing is known
@@ -146,10 +146,15 @@ def _text(net: Net, options: Options, sources: Sequence[Source], made: bytes) ->
     lines += [f"from {os.path.basename(source.name)}, {source.size} bytes" for source in sources]
     lines.append(f"dialect {options.dialect}, names {options.names}, weights {options.dtype or 'float32'}")
     if net.preprocessing:
-        lines.append(f"input: {net.preprocessing}")
+        lines.append(_expected(net))
     lines += map(as_flags, net.notes)
     lines.append(f"record: {made.decode()}")
     return prototxt_text(net, "\n".join(one_line(line) for line in lines))
+
+
+def _expected(net: Net) -> str:
+    name = f" {net.image[0]}" if len(net.inputs) > 1 else ""
+    return f"input{name}: {net.preprocessing}"
 
 
 def described(made: Plan) -> str:

@@ -21,7 +21,7 @@ from ..nets.graph import Net
 from ..sources import Path
 from .options import Options
 
-LISTS = {"end": (str,), "input_shape": (int,), "mean": (int, float), "std": (int, float)}
+LISTS = {"end": (str,), "mean": (int, float), "std": (int, float)}
 TYPES = {
     **dict.fromkeys(("softmax", "fold_batchnorm", "fold_input_scale", "in_place"), bool),
     **dict.fromkeys(LISTS, tuple),
@@ -84,6 +84,16 @@ def _validated(fields: Mapping[str, Any]) -> Options:
             if not all(type(item) in kinds for item in given[name]):
                 raise ValueError(name)
             given[name] = tuple(given[name])
+    shape = given.pop("input_shape", None)
+    if not all(type(size) is int for sizes in _shapes(shape) for size in sizes):
+        raise ValueError(shape)
     if any(type(value) is not TYPES.get(name, str) for name, value in given.items() if value is not None):
         raise ValueError(given)
-    return Options(**given)
+    return Options(**given, input_shape=shape)
+
+
+def _shapes(held: Any) -> Sequence[Any]:
+    """Each shape of what is recorded: a single one, a list of them, or an object."""
+    if isinstance(held, Mapping):
+        return [*held.values()]
+    return held if held and isinstance(held[0], list) else [held or ()]

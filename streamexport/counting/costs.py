@@ -18,6 +18,7 @@ from ..errors import NetError
 from ..net.inference import Step, infer
 from ..net.operations import Shape
 from ..nets.graph import Net
+from ..nets.inputs import InputShape, split
 
 FLOAT_SIZE = 4
 
@@ -43,15 +44,14 @@ class Cost:
     activation_bytes: int
 
 
-def costs(
-    prototxt: str | os.PathLike[str], inputs: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None
-) -> tuple[Cost, ...]:
+def costs(prototxt: str | os.PathLike[str], inputs: InputShape | None = None) -> tuple[Cost, ...]:
     """What each layer of a net costs, in the order of the net.
 
     Parameters
     ----------
     prototxt : the net
-    inputs : shapes by the names of the input blobs, or the shape of the only one, instead of those that the net declares
+    inputs : shapes by the names of the input blobs, or in their order, or the shape of the only one, instead of those that
+        the net declares
 
     Raises
     ------
@@ -67,12 +67,14 @@ def costs(
         raise
 
 
-def _by_name(net: Net, inputs: Mapping[str, Shape] | Shape | None) -> Mapping[str, Shape]:
-    if inputs is None or isinstance(inputs, Mapping):
-        return inputs or {}
-    if len(net.inputs) != 1:
-        raise NetError(f"has {len(net.inputs)} inputs ({', '.join(net.inputs)}), one shape was given")
-    return {net.inputs[0]: inputs}
+def _by_name(net: Net, inputs: InputShape | None) -> Mapping[str, Shape]:
+    given = split(inputs)
+    if isinstance(given, Mapping):
+        return given
+    if given and len(net.inputs) != len(given):
+        shapes = f"{len(given)} shapes were" if len(given) > 1 else "one shape was"
+        raise NetError(f"has {len(net.inputs)} inputs ({', '.join(net.inputs)}), {shapes} given")
+    return dict(zip(net.inputs, given, strict=False))
 
 
 def _costs(steps: Iterable[Step]) -> Iterator[Cost]:

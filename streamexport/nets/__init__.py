@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NetError
 from ..tensors import Tensor
-from . import fitting, modules
+from . import fitting, inputs, modules
 from .fitting import Bound, Shapes
 from .graph import DEFAULT_SIZE, LARGEST, Net, Refusal
+from .inputs import InputShape
 from .resnet import ANCHOR, EPSILON, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Architecture(Protocol):
     def fits(self, tensors: Shapes) -> bool:
         """Whether all that the net needs is among these tensors, whatever stands before their names."""
 
-    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
         """The net with a checkpoint's tensors; NetError: not everything fits, says what does not, and what would."""
 
 
@@ -63,6 +64,7 @@ def architecture(
     end: Sequence[str] = (),
     refusal: Refusal = lambda _: None,
     operators: str | None = None,
+    others: str | None = None,
 ) -> Architecture:
     """The net of that name.
 
@@ -73,6 +75,7 @@ def architecture(
     epsilon : of BatchNorm, for a built-in net; None for torch's default
     end, refusal : where a module's net ends, see `traced.bind`; a built-in one is whole
     operators : a file of operators for what traces a module, see `modules.own_operators`
+    others : what its `forward` is given besides tensors, JSON
 
     Raises
     ------
@@ -83,10 +86,11 @@ def architecture(
         raise NetError(f"`eps=` is BatchNorm's epsilon in built-in nets; {what}", advice="leave it out")
     if modules.is_named(name):
         own = modules.own_operators(operators) if operators is not None else {}
-        return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal, own)
+        given = modules.keywords(others, "forward_args")
+        return modules.UserNet(name, modules.find(name, arguments), tuple(end), refusal, own, given)
     if operators is not None:
         raise NetError("operators are for nets that are traced", advice="name one: `net=MODULE:CALLABLE`")
-    if arguments is not None:
+    if arguments is not None or others is not None:
         raise NetError("arguments are for nets that a module of yours builds", advice="name one: `net=MODULE:CALLABLE`")
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)
 
@@ -94,7 +98,7 @@ def architecture(
 def bind(
     tensors: Mapping[str, Tensor],
     name: str = AUTO,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: InputShape | None = None,
     arguments: str | None = None,
 ) -> Net:
     """The Caffe net whose blobs are the checkpoint's tensors.
@@ -103,7 +107,8 @@ def bind(
     ----------
     tensors : the state dict
     name, arguments : see `architecture`
-    input_shape : batch, channels, height, width; by default 1, as the weights say (3 for a module), 224, 224
+    input_shape : batch, channels, height, width; by default 1, as the weights say (3 for a module), 224, 224; of a module
+        with several inputs one shape for each, by their names or in the order of its arguments
 
     Raises
     ------
@@ -122,7 +127,7 @@ class BuiltIn:
     def fits(self, tensors: Shapes) -> bool:
         return any(not fit.misfits for fit in self._fits(tensors))
 
-    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
         fit = self._fit(tensors)
         held = fitting.bound(fit, tensors)
         net = self._net(held)
@@ -136,7 +141,8 @@ class BuiltIn:
 
             return torch_resnet.module(net).eval().requires_grad_(False)
 
-        return Bound(replace(net.net(held, _input(net, input_shape)), notes=tuple(notes)), held, make)
+        shape = _input(net, input_shape)
+        return Bound(replace(net.net(held, shape), notes=tuple(notes)), held, make, inputs.only(shape))
 
     def _net(self, tensors: Shapes) -> ResNet | None:
         net = recognise(tensors) if self.name == AUTO else adapted(RESNETS[self.name], tensors)
@@ -190,7 +196,7 @@ class Under:
         except NetError:
             return False
 
-    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
         return self.net.bind(fitting.under(tensors, self.prefix), input_shape)
 
 
@@ -201,8 +207,8 @@ def _what_fits(tensors: Shapes) -> str:
     return f"{held} fits: `net={held}`"
 
 
-def _input(net: ResNet, shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:
-    shape = (1, net.channels, *DEFAULT_SIZE) if shape is None else shape
+def _input(net: ResNet, given: InputShape | None) -> tuple[int, int, int, int]:
+    shape = inputs.one_shape(given, net.name) or (1, net.channels, *DEFAULT_SIZE)
     if len(shape) != 4 or min(shape) < 1 or prod(shape) > LARGEST or shape[1] != net.channels:
         what = f"input shape {list(shape)} does not fit {net.name}"
         raise NetError(what, advice=f"it takes N,{net.channels},H,W, not more than {LARGEST} numbers")

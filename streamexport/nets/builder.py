@@ -29,14 +29,20 @@ class Builder:
 
     Attributes
     ----------
-    batch : images that the net takes at once
+    inputs : Input layers of one top each, called like it, which stand in front of all others
     known : values that were given another shape or order before, by top, and shape or view
     """
 
-    batch: int = 1
+    inputs: Sequence[Layer] = ()
     known: dict[tuple[str, Shape | View], Value] = field(default_factory=dict)
     _drafts: list[_Draft] = field(default_factory=list)
     _makers: dict[str, _Draft] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Images that the net takes at once: what all inputs begin with; 1 where they differ, and nothing can be said."""
+        first, *others = {layer.shapes[0][0] for layer in self.inputs} or {1}
+        return 1 if others else first
 
     def add(self, label: Label, part: str, layer: Layer) -> tuple[str, ...]:
         """Adds a layer that is called after a node, and tops of it: one for each of its shapes."""
@@ -51,14 +57,14 @@ class Builder:
         if (draft := self._makers.get(value.top)) is not None:
             draft.layer = replace(draft.layer, origin=draft.layer.origin or call)
 
-    def finished(self, data: Layer) -> tuple[tuple[Layer, ...], dict[str, str]]:
-        """The input's layer and those behind it with their names, and the tops by what they were called meanwhile.
+    def finished(self) -> tuple[tuple[Layer, ...], dict[str, str]]:
+        """The inputs' layers and those behind them with their names, and the tops by what they were called meanwhile.
 
         Layers are called after their nodes, and numbered where these make several; tops are called like layers.
         """
-        names: dict[str, None] = {data.name: None}
-        tops = {data.name: data.name}
-        layers = [data]
+        names = {layer.name: None for layer in self.inputs}
+        tops = {name: name for name in names}
+        layers = [*self.inputs]
         for draft in self._drafts:
             name = f"{draft.label.name}.{draft.part}" if draft.part else draft.label.name
             numbered = (f"{name}_{number}" for number in count(2))
@@ -73,4 +79,4 @@ class Builder:
 
     def nodes(self, places: Sequence[int]) -> set[str]:
         """The graph's names of the nodes that added the layers at these places of what `finished` returns."""
-        return {self._drafts[place - 1].label.node for place in places}
+        return {self._drafts[place - len(self.inputs)].label.node for place in places}

@@ -30,6 +30,7 @@ class Graph:
 
     Attributes
     ----------
+    inputs : the nodes that are tensors which the module is given, by name, in order
     labels : what the layers of each node are called after, of those that depend on the input
     calls : the calls of torch's own modules without children, by the nodes that they end with
     modules : of each module the node that it stands for, and the call that makes it
@@ -37,10 +38,12 @@ class Graph:
 
     def __init__(self, program: ExportedProgram) -> None:
         self.nodes = list(program.graph.nodes)
-        inputs = set(program.graph_signature.user_inputs)
+        specs = program.graph_signature.input_specs
+        given = [spec.arg for spec in specs if spec.kind.name == "USER_INPUT"]
+        self.inputs = [argument.name for argument in given if not hasattr(argument, "value")]
         fed: set[Node] = set()
         for node in self.nodes:
-            if node.name in inputs or fed.intersection(node.all_input_nodes):
+            if node.name in self.inputs or fed.intersection(node.all_input_nodes):
                 fed.add(node)
         self.made = [node for node in self.nodes if node.op == "call_function" and node in fed and "val" in node.meta]
 

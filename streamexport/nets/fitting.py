@@ -18,6 +18,7 @@ from ..errors import NetError
 from ..extents import Source
 from ..tensors import Shaped, Tensor
 from .graph import Net, Preprocessing
+from .inputs import Arguments
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,7 @@ class Bound:
     net : the Caffe net
     tensors : the net's, by its own names
     make : builds the PyTorch module that computes the same, in evaluation mode
+    given : what its `forward` is given
     sources : the files that the checkpoint stands in, where they are known
     expects : what the module expects of its input, where that is known
     """
@@ -102,6 +104,7 @@ class Bound:
     net: Net
     tensors: Mapping[str, Tensor]
     make: Callable[[], torch.nn.Module]
+    given: Arguments
     sources: tuple[Source, ...] = ()
     expects: Preprocessing | None = None
 

@@ -149,6 +149,16 @@ class Net:
         return tuple(shape for op, count in layers if isinstance(op, Input) for shape in op.declared(count))
 
     @property
+    def image(self) -> tuple[str, tuple[int, ...]]:
+        """The input that pixels are for, and its shape: the only one, or the only one of four dimensions."""
+        shapes = dict(zip(self.inputs, self.input_shapes, strict=True))
+        images = [name for name, shape in shapes.items() if len(shape) == 4 or len(shapes) == 1]
+        if len(images) != 1:
+            what = f"{len(images)} of its inputs are images ({', '.join(images)})" if images else "no input is an image"
+            raise NetError(f"{what}: what is expected of pixels can be said of one", advice="leave that to the caller")
+        return images[0], shapes[images[0]]
+
+    @property
     def consumers(self) -> Mapping[str, Sequence[Layer]]:
         """Who takes each top, as often as it does; nothing for tops that nobody takes."""
         found: dict[str, list[Layer]] = {}

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import Error, NetError, missing, reason
 from ..extents import BUFFER
 from ..tensors import Computed, Stored, Strided, Tensor
-from . import fitting
+from . import fitting, inputs
 from .fitting import Bound, Shapes, Wanted
 from .graph import DEFAULT_SIZE, Refusal
+from .inputs import InputShape
 
 if TYPE_CHECKING:
     import torch
@@ -62,8 +63,8 @@ def find(net: str, arguments: str | None) -> Maker:
     ------
     NetError : it cannot be found; or, when it is called, it fails, or builds no module
     """
-    make, keywords = _callable(net), _keywords(arguments)
-    return lambda: _made(net, make, keywords)
+    make, given = _callable(net), keywords(arguments, "net_args")
+    return lambda: _made(net, make, given)
 
 
 def own_operators(path: str) -> Mapping[str, Operator]:
@@ -123,6 +124,7 @@ class UserNet:
     make : builds the module, see `find`
     end, refusal : where the net ends, see `traced.bind`
     operators : the user's own, see `own_operators`
+    others : what `forward` is given besides tensors
     """
 
     name: str
@@ -130,6 +132,7 @@ class UserNet:
     end: tuple[str, ...] = ()
     refusal: Refusal = lambda _: None
     operators: Mapping[str, Operator] = field(default_factory=dict)
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def built(self) -> tuple[nn.Module, str]:
@@ -154,7 +157,7 @@ class UserNet:
     def fits(self, tensors: Shapes) -> bool:
         return any(not fit.misfits for fit in self._fits(tensors))
 
-    def bind(self, tensors: Mapping[str, Tensor], input_shape: tuple[int, ...] | None) -> Bound:
+    def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
         from . import traced
 
         fit = fitting.only(self._fits(tensors), tensors, self.name)
@@ -164,8 +167,10 @@ class UserNet:
             found = fitting.listed([*misfits, *(f"{name} is not expected" for name in fit.extra)], fitting.MOST)
             advice = "`net=` and `net_args=` have to build the module that was trained"
             raise NetError(f"does not fit {self.name}: {found}", advice=advice)
-        net = traced.bind(held, self, input_shape or (1, 3, *DEFAULT_SIZE))
-        return Bound(replace(net, notes=(*net.notes, *fit.notes(self.name))), held, self.make)
+        shape = (1, 3, *DEFAULT_SIZE) if input_shape is None else input_shape
+        given = inputs.arguments(self.built[0], self.name, shape, self.others)
+        net = traced.bind(held, self, given)
+        return Bound(replace(net, notes=(*net.notes, *fit.notes(self.name))), held, self.make, given)
 
     def _fits(self, tensors: Shapes) -> list[fitting.Fit]:
         return fitting.fits(tensors, fitting.prefixes(self.wanted.shapes, tensors), lambda _: self.wanted)
@@ -207,14 +212,16 @@ def loaded(tensor: Tensor) -> torch.Tensor:
     return torch.from_numpy(elements.elements(0, tensor.numel)).reshape(tensor.shape)
 
 
-def _keywords(arguments: str | None) -> dict[str, Any]:
+def keywords(arguments: str | None, option: str) -> dict[str, Any]:
+    """Keyword arguments as JSON. NetError, which names the option that has them, if they are no object."""
+    advice = """write it like '{"num_classes": 10}'"""
     try:
-        keywords = json.loads(arguments or "{}")
+        found = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:
-        raise NetError(f"`net_args=` is not JSON: {error}", advice="""write it like '{"num_classes": 10}'""") from error
-    if not isinstance(keywords, dict):
-        raise NetError("`net_args=` is no JSON object", advice="""write it like '{"num_classes": 10}'""")
-    return keywords
+        raise NetError(f"`{option}=` is not JSON: {error}", advice=advice) from error
+    if not isinstance(found, dict):
+        raise NetError(f"`{option}=` is no JSON object", advice=advice)
+    return found
 
 
 def _callable(net: str) -> Callable[..., object]:

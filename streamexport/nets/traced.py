@@ -18,7 +18,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,8 @@ from ..tensors import Tensor
 from . import ends, modules
 from .builder import Builder
 from .complaints import explained
-from .graph import LARGEST, Call, Layer, Net, Refusal
+from .graph import Call, Layer, Net, Refusal
+from .inputs import Argument, Arguments
 from .node import Node, Scope
 from .operands import Constant, Label, UnsupportedError, Value
 from .views import View
@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from torch import fx
     from torch.export import ExportedProgram
 
-INPUT = "data"
 MOST = 12
 """Kinds of refusals that a message lists."""
 
 
-def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tuple[int, ...]) -> Net:
+def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments) -> Net:
     """The Caffe net of a module whose state dict `tensors` are.
 
     Parameters
@@ -52,7 +51,7 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     user : what builds the module; its `operators` are looked for before ours. `end` names modules or layers whose results
         the net is there for, in that order: what they do not need is not looked at. `refusal` is what the dialect that the
         net is for says of its layers
-    input_shape : of its only input
+    given : what its `forward` is given
 
     Raises
     ------
@@ -61,15 +60,15 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     module, why = user.built
     if not why:
         try:
-            program = export(module, user.name, input_shape)
+            program = export(module, user.name, given)
             if any(getattr(constant, "is_meta", False) for constant in program.constants.values()):
                 raise NetError("has tensors that are in no state dict")
         except NetError as error:
             module, why = modules.on_cpu(user.make), error.what
     if why:
-        program = export(module, user.name, input_shape)
+        program = export(module, user.name, given)
     notes = (f"built on the CPU, without weights, since on torch's meta device it {why}",) if why else ()
-    walk = _Walk(program, module, tensors, user, input_shape)
+    walk = _Walk(program, module, tensors, user, given)
     try:
         found = walk.net(user.end, user.refusal)
     except Error as error:
@@ -79,26 +78,24 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, input_shape: tupl
     return replace(found, notes=(*found.notes, *notes))
 
 
-def export(module: torch.nn.Module, net: str, input_shape: tuple[int, ...]) -> ExportedProgram:
-    """The module's graph for an input of this shape, functionalized. NetError, naming the reason, if there is none."""
+def export(module: torch.nn.Module, net: str, given: Arguments) -> ExportedProgram:
+    """The module's graph for inputs of these shapes, functionalized. NetError, naming the reason, if there is none."""
     import torch
 
-    if min(input_shape) < 1 or prod(input_shape) > LARGEST:
-        raise NetError(f"takes no input of {list(input_shape)}", advice=f"from 1 to {LARGEST} numbers can be")
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     try:
-        example = torch.empty(input_shape, device=device)
+        args, kwargs = given.filled(lambda argument: torch.empty(argument.shape, device=device))
         with torch.no_grad(), _silence():
             if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
                 raise ValueError("a ScriptModule")
-            program: ExportedProgram = torch.export.export(module, (example,), strict=False)
+            program: ExportedProgram = torch.export.export(module, args, kwargs, strict=False)
             _refuse_autocast(program, device)
             functional: ExportedProgram = program.run_decompositions({})
             _refuse_open_shapes(functional)
             return functional
     except (Exception, SystemExit) as error:  # whatever the module raises, and torch where control flow depends on data
         what, advice = explained(error)
-        raise NetError(f"cannot be traced with an input of {list(input_shape)}: {what}", advice=advice) from error
+        raise NetError(f"cannot be traced with {given}: {what}", advice=advice) from error
 
 
 def _refuse_autocast(program: ExportedProgram, device: torch.device) -> None:
@@ -163,21 +160,22 @@ class _Walk:
         module: torch.nn.Module,
         tensors: Mapping[str, Tensor],
         user: modules.UserNet,
-        input_shape: tuple[int, ...],
+        given: Arguments,
     ) -> None:
         from .operators.registry import OPERATORS
 
         _check_names(user.operators)
         self.own, self.operators = user.operators, {**OPERATORS, **user.operators}
-        self.program, self.tensors, self.name, self.shape = program, tensors, user.name, tuple(input_shape)
+        self.program, self.tensors, self.name, self.given = program, tensors, user.name, given
         self.buffers = dict(module.named_buffers())
         self.graph = ends.Graph(program)
+        self.inputs = dict(zip(self.graph.inputs, given.inputs, strict=True))
         self.refused: set[str] = set()  # nodes, by name
 
     def net(self, end: Sequence[str], refusal: Refusal) -> Net:
         """The net that ends so, or the whole one. NetError if Caffe cannot compute it, or the dialect cannot say it."""
-        self.builder, self.refusals = Builder(self.shape[0]), _Refusals()
-        self.scratch = Builder(self.shape[0])
+        inputs = [_input(argument) for argument in self.given.inputs]
+        self.builder, self.scratch, self.refusals = Builder(inputs), Builder(inputs), _Refusals()
         self.unmade: set[fx.Node] = set()
         self.results: dict[fx.Node, Any] = {}
         last = [self.graph.end(name) for name in end]
@@ -188,8 +186,7 @@ class _Walk:
                     self.unmade.add(node)
                 self.results[node] = self.placeholder(node) if node.op == "placeholder" else self.call(node)
         made = [*self.returned(ends_early=bool(last)), *self.ended(last)]
-        data = Layer(INPUT, Input((self.shape,)), (), (INPUT,), shapes=(self.shape,))
-        layers, tops = self.builder.finished(data)
+        layers, tops = self.builder.finished()
         inexpressible = refusal(layers)
         if inexpressible:
             self.refused |= self.builder.nodes(inexpressible.places)
@@ -200,9 +197,9 @@ class _Walk:
         if not made:
             raise NetError(f"{self.name} computes nothing: its module returns no tensor")
         outputs = tuple(tops[value.top] for value in made)
-        found = f"net {self.name}, traced with an input of {list(self.shape)}"
+        found = f"net {self.name}, traced with {self.given}"
         title = self.name.rpartition(":")[2].rpartition(".")[2]
-        return Net(title, layers, outputs=outputs, notes=(found,))
+        return Net(title, _fed(layers, outputs), outputs=outputs, notes=(found,))
 
     def offer(self, refusal: Refusal) -> str | None:
         """How far the net can be made, after it could not. It was tried."""
@@ -216,7 +213,10 @@ class _Walk:
                     return f"everything up to {' and '.join(names)} can: {' '.join(f'`end={name}`' for name in names)}"
         return None
 
-    def placeholder(self, node: fx.Node) -> Value | Constant:
+    def placeholder(self, node: fx.Node) -> Any:
+        if node.name in self.inputs:
+            argument = self.inputs[node.name]
+            return Value(argument.name, argument.shape, View.of(argument.shape))
         signature = self.program.graph_signature
         kept = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         if node.name in kept:
@@ -224,7 +224,7 @@ class _Walk:
         if node.name in signature.inputs_to_lifted_tensor_constants:
             constant = self.program.constants[signature.inputs_to_lifted_tensor_constants[node.name]]
             return Constant(tuple(constant.shape), (), None, lambda: constant)
-        return Value(INPUT, self.shape, View.of(self.shape))
+        return node.meta["val"]  # an argument that is no tensor, and is in the graph already
 
     def kept(self, name: str, shape: tuple[int, ...]) -> Constant:
         """A parameter or buffer."""
@@ -305,7 +305,7 @@ class _Walk:
 
     def mark(self, node: fx.Node, value: Value) -> None:
         call = self.graph.calls.get(node)
-        if call is not None and value.view.is_contiguous and value.top != INPUT and not any(value.padding):
+        if call is not None and value.view.is_contiguous and not any(value.padding):
             self.net_of(node).mark(value, call)
 
     def returned(self, ends_early: bool) -> Iterator[Value]:
@@ -341,6 +341,31 @@ class _Walk:
                 self.refuse(node, refused)
 
 
+def _output(scope: Scope, value: Any) -> Value:
+    """A result whose blob is torch's own, element by element."""
+    if not isinstance(value, Value):
+        raise UnsupportedError("is a constant, not computed from the input")
+    made = scope.reshaped(value, value.shape or (1,))
+    if made.top in {layer.name for layer in scope.builder.inputs}:
+        raise UnsupportedError("is the input itself")
+    return made
+
+
+def _input(argument: Argument) -> Layer:
+    shape = argument.shape
+    return Layer(argument.name, Input((shape,)), (), (argument.name,), shapes=(shape,))
+
+
+def _fed(layers: Sequence[Layer], outputs: Sequence[str]) -> tuple[Layer, ...]:
+    """Without the inputs that no output depends on: Caffe would return them, and OpenCV stops where one is not filled, or
+    is the last one and filled."""
+    needed = set(outputs)
+    for layer in reversed(layers):
+        if needed.intersection(layer.tops):
+            needed.update(layer.bottoms)
+    return tuple(layer for layer in layers if layer.bottoms or needed.intersection(layer.tops))
+
+
 def _check_names(operators: Iterable[str]) -> None:
     """NetError if one is none of torch's: of a library that nobody imported, or misspelt."""
     import torch
@@ -353,16 +378,6 @@ def _check_names(operators: Iterable[str]) -> None:
         if (overload or "default") not in known:
             advice = f"its overloads are {', '.join(known)}" if known else "NAME is ATen's, LIBRARY::NAME another one's"
             raise NetError(f"torch has no operator {name}", advice=advice)
-
-
-def _output(scope: Scope, value: Any) -> Value:
-    """A result whose blob is torch's own, element by element."""
-    if not isinstance(value, Value):
-        raise UnsupportedError("is a constant, not computed from the input")
-    made = scope.reshaped(value, value.shape or (1,))
-    if made.top == INPUT:
-        raise UnsupportedError("is the input itself")
-    return made
 
 
 def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:

@@ -79,7 +79,7 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
     expected = replace(expected, mean=tuple(255 * m for m in mean), deviation=(), white=255) if fold_scale else expected
     if reverse:
         expected = replace(expected, order="BGR", mean=expected.mean[::-1], deviation=expected.deviation[::-1])
-    changed = {layer.name: _for_channels(layer, factors, reverse) for layer in net.consumers[net.layers[0].tops[0]]}
+    changed = {layer.name: _for_channels(layer, factors, reverse) for layer in net.consumers[net.image[0]]}
     layers = tuple(changed.get(layer.name, layer) for layer in net.layers)
     return replace(net, layers=layers, preprocessing=expected)
 

@@ -20,7 +20,7 @@ def expect(net: Net, mean: Sequence[float] | None, std: Sequence[float] | None) 
     """
     if mean is None and std is None:
         return net
-    shape = net.input_shapes[0]
+    _, shape = net.image
     channels = shape[1] if len(shape) > 1 else 1
     for option, values in (("`mean=`", mean), ("`std=`", std)):
         if values is not None and len(values) != channels:

@@ -1,7 +1,7 @@
 """Who computes a net: `stream`, which is our own `forward`; Caffe; OpenCV.
 
-An engine is opened with a net of one input, its weights, and the names of the blobs that are wanted of it; then it turns
-batches into what these blobs hold:
+An engine is opened with a net, its weights, and the names of the blobs that are wanted of it; then it turns
+batches, the only one or all of them by the names of the inputs, into what these blobs hold:
 
     with open_engine("opencv", "m.prototxt", ["m.caffemodel"], ["conv1", "prob"]) as compute:
         compute(batch)["prob"]        # float32 (N, channels, height, width) -> (N, classes, ...)
@@ -32,14 +32,16 @@ from ..net.operations import Input
 from ..nets.graph import Layer, Net
 from ..sources import Path, open_source
 from ..sources.signatures import kind_of, split
+from .forward import by_name
 
 if TYPE_CHECKING:
     import subprocess
 
     from ..tensors import Array
+    from .forward import Inputs
 
-Compute = Callable[["Array"], "Mapping[str, Array]"]
-"""From a batch to the blobs that were asked for, float32, by name."""
+Compute = Callable[["Inputs"], "Mapping[str, Array]"]
+"""From a batch, or one for each input by name, to the blobs that were asked for, float32, by name."""
 
 CAFFE_PYTHON = "STREAMEXPORT_CAFFE_PYTHON"
 """Environment variable that names a Python interpreter in which Caffe can be imported."""
@@ -53,14 +55,14 @@ class _Task:
     ----------
     prototxt, models : the files, and what models are linked to
     net : what the prototxt says
-    input : the net's one input blob
+    inputs : the net's input blobs
     blobs : those that are wanted, each once
     """
 
     prototxt: str
     models: Sequence[Path]
     net: Net
-    input: str
+    inputs: Sequence[str]
     blobs: Sequence[str]
 
     @property
@@ -81,7 +83,7 @@ def open_engine(
     Parameters
     ----------
     name : "stream", "caffe" or "opencv"
-    prototxt : a net with one input blob
+    prototxt : the net
     models : all parts of one model, and the checkpoint if it is linked to one
     blobs : what is wanted of the net, by the names that the prototxt has for it
     caffe_python : an interpreter in which Caffe can be imported; by default what STREAMEXPORT_CAFFE_PYTHON names, or the
@@ -90,7 +92,7 @@ def open_engine(
     Raises
     ------
     EngineError : it is not there, or gives up; its last words are passed on
-    NetError : the net has several inputs, or none, or lacks a blob
+    NetError : the net has no input, or lacks a blob; or, from what is opened, inputs that are not the net's
     Error : what `forward` raises
     """
     if name not in ENGINES:
@@ -100,13 +102,11 @@ def open_engine(
 
 def _task(prototxt: str, models: Sequence[Path], blobs: Sequence[str]) -> _Task:
     net = read_prototxt(prototxt)
-    names = net.inputs
-    if len(names) != 1:
-        found = f"{len(names)} inputs ({', '.join(names)})" if names else "no input"
-        raise NetError(f"has {found}, an engine fills one", file=prototxt)
+    if not net.inputs:
+        raise NetError("has no input, which an engine could fill", file=prototxt)
     if strange := set(blobs).difference(top for layer in net.layers for top in layer.tops):
         raise NetError(f"no layer makes {', '.join(sorted(strange))}", file=prototxt)
-    return _Task(prototxt, models, net, names[0], list(dict.fromkeys(blobs)))
+    return _Task(prototxt, models, net, net.inputs, list(dict.fromkeys(blobs)))
 
 
 @contextmanager
@@ -156,17 +156,19 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
             known = set(loaded.getLayerNames())
             computing += [(loaded, [_called(layer, known) for layer in layers], layers) for layers in passes]
 
-    def compute(batch: Array) -> Mapping[str, Array]:
+    def compute(inputs: Inputs) -> Mapping[str, Array]:
+        given = by_name(task.inputs, inputs)
         made: dict[str, Sequence[Array]] = {}
         try:
             for loaded, names, layers in computing:
-                loaded.setInput(batch, task.input)
+                for name, batch in given.items():
+                    loaded.setInput(batch, name)
                 tops = loaded.forwardAndRetrieve(names)
                 made.update((layer.name, arrays) for layer, arrays in zip(layers, tops, strict=True))
         except cv2.error as error:
             raise EngineError(f"OpenCV gives up: {_reason(error)}", file=task.prototxt) from error
         return {
-            blob: batch.copy() if isinstance(layer.operation, Input) else made[layer.name][list(layer.tops).index(blob)]
+            blob: given[blob] if isinstance(layer.operation, Input) else made[layer.name][list(layer.tops).index(blob)]
             for blob, layer in writers.items()
         }
 
@@ -211,7 +213,7 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
 
     python = python or os.environ.get(CAFFE_PYTHON) or _own_caffe()
     _check_models(task)
-    command = [python, worker.__file__, task.prototxt, task.input, *task.files]
+    command = [python, worker.__file__, task.prototxt, *task.files]
     with tempfile.TemporaryFile() as log:
         quiet = {**os.environ, "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}  # errors, on standard error
         try:
@@ -219,11 +221,13 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
         except OSError as error:
             raise AbsentError(f"cannot be started: {reason(error)}", file=python) from error
         with process, _Conversation(python, process, log) as conversation:
+            conversation.say(np.array(task.inputs, np.str_))
             conversation.say(np.array(task.blobs, np.str_))
             conversation.answer()  # the same names, once the net is loaded
 
-            def compute(batch: Array) -> Mapping[str, Array]:
-                conversation.say(batch)
+            def compute(inputs: Inputs) -> Mapping[str, Array]:
+                for batch in by_name(task.inputs, inputs).values():
+                    conversation.say(batch)
                 return {blob: conversation.answer() for blob in task.blobs}
 
             yield compute

@@ -102,7 +102,7 @@ class PreparedNet:
 
     def _computed(self, inputs: Inputs, wanted: Collection[str]) -> Iterator[tuple[Layer, Tops]]:
         """Checks everything, then computes as its caller asks for more."""
-        given = _by_name(self._inputs, inputs)
+        given = by_name(self._inputs, inputs)
         shapes = {name: values.shape for name, values in given.items()}
         if shapes != self._shapes:
             steps = infer(self._net, shapes)
@@ -111,8 +111,8 @@ class PreparedNet:
         return _run(self._steps, self._held, given, wanted)
 
 
-def _by_name(names: Sequence[str], inputs: Inputs) -> dict[str, Array]:
-    """Copies of the inputs, of all of them and no others, in float32."""
+def by_name(names: Sequence[str], inputs: Inputs) -> dict[str, Array]:
+    """Copies of the inputs, of all of them and no others, in float32, in the order of their names."""
     import numpy as np
 
     if not isinstance(inputs, Mapping):

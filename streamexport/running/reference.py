@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError, reason
 from ..nets.graph import Call
+from ..nets.inputs import Arguments
 from ..nets.modules import Maker, loaded, on_cpu
 from ..tensors import Tensor
 
@@ -63,18 +64,20 @@ class Outputs:
 def run(
     make: Maker,
     tensors: Mapping[str, Tensor],
-    image: Array,
+    given: Arguments,
+    inputs: Mapping[str, Array],
     watched: Collection[str],
     dtype: str = "float32",
     halved: Collection[str] = (),
 ) -> Outputs:
-    """What the module computes of an input, and all calls of some modules inside it.
+    """What the module computes of its inputs, and all calls of some modules inside it.
 
     Parameters
     ----------
     make : builds the module
     tensors : its state dict
-    image : the input
+    given : what its `forward` is given
+    inputs : the tensors among that, by name
     watched : paths of the modules whose results are kept, where these are single tensors
     dtype : float32, or float64: what every number is computed in
     halved : tensors that are rounded to half floats first, as a model holds them
@@ -105,7 +108,12 @@ def run(
             inner.register_forward_hook(hook(path))
     try:
         with torch.no_grad(), _streamed(module, tensors, precision, halved):
-            made = module(torch.from_numpy(image).to(precision, copy=True))  # it may be changed in place
+            args, kwargs = given.filled(
+                lambda argument: torch.from_numpy(inputs[argument.name]).to(
+                    precision, copy=True
+                )  # it may be changed in place
+            )
+            made = module(*args, **kwargs)
         outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
