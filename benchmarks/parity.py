@@ -22,10 +22,10 @@ sys.path.insert(0, str(bench.ROOT / "tests"))
 
 from reference import reference
 
+from streamexport.caffe.caffemodel.writing import CAFFE_LIMIT
 from streamexport.conversion.consumers import FORK_LIMIT
 from streamexport.errors import EngineError
 from streamexport.running.engines import open_engine
-from streamexport.writers.caffemodel import CAFFE_LIMIT
 
 NETS = ("resnet18", "resnet50", *bench.WSL)
 ENGINES = {"stream": "stream", "caffe": "Caffe", "opencv": "OpenCV"}

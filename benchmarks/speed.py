@@ -20,9 +20,9 @@ from pathlib import Path
 
 import bench
 
-from streamexport.extents import BUFFER, Extent, Piece
+from streamexport.payload.pieces import BUFFER, Extent, Piece
+from streamexport.payload.tensors import FLOAT32, Tensor
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import FLOAT32, Tensor
 
 PAIRS, RUNS = 7, 5
 SINK = ("sh", "-c", "cat > /dev/null")

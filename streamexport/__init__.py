@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .caffe.caffemodel.writing import layout as layout
+    from .caffe.models import open_model as open_model
     from .checking.parity import Difference as Difference
     from .checking.parity import Parity as Parity
     from .checking.parity import parity as parity
     from .checking.verify import Report as Report
     from .checking.verify import verify as verify
+    from .checkpoints import Weights as Weights
+    from .checkpoints import open_weights as open_weights
     from .conversion.convert import convert as convert
     from .conversion.options import Options as Options
     from .conversion.plan import Plan as Plan
@@ -37,32 +41,31 @@ if TYPE_CHECKING:
     from .evaluation.images import ImageSet as ImageSet
     from .evaluation.images import Transform as Transform
     from .evaluation.images import open_images as open_images
-    from .extents import Extent as Extent
-    from .extents import Layout as Layout
-    from .extents import Literal as Literal
-    from .extents import Piece as Piece
-    from .extents import Source as Source
-    from .files import File as File
-    from .files import publish as publish
     from .nets.graph import Blob as Blob
     from .nets.graph import Call as Call
     from .nets.graph import Layer as Layer
     from .nets.graph import Net as Net
-    from .readers import Weights as Weights
-    from .readers import open_weights as open_weights
-    from .readers.models import open_model as open_model
+    from .payload.pieces import Extent as Extent
+    from .payload.pieces import Layout as Layout
+    from .payload.pieces import Literal as Literal
+    from .payload.pieces import Piece as Piece
+    from .payload.pieces import Source as Source
+    from .payload.tensors import DType as DType
+    from .payload.tensors import Tensor as Tensor
     from .running.forward import forward as forward
     from .running.forward import forward_layers as forward_layers
-    from .tensors import DType as DType
-    from .tensors import Tensor as Tensor
-    from .transfer import stream as stream
-    from .writers.caffemodel import layout as layout
+    from .transfer.files import File as File
+    from .transfer.files import publish as publish
+    from .transfer.moving import stream as stream
 
 # The same for when a program runs, by module: one that converts shall not load what shows images. No module here may be
 # called like a name.
 _PLACES = {
+    "caffe.caffemodel.writing": "layout",
+    "caffe.models": "open_model",
     "checking.parity": "Difference Parity parity",
     "checking.verify": "Report verify",
+    "checkpoints": "Weights open_weights",
     "conversion.convert": "convert",
     "conversion.options": "Options",
     "conversion.plan": "Plan plan",
@@ -70,15 +73,12 @@ _PLACES = {
     "errors": "Error",
     "evaluation.evaluate": "Accuracy Classifier Guess Prediction classify evaluate",
     "evaluation.images": "ImageSet Transform open_images",
-    "extents": "Extent Layout Literal Piece Source",
-    "files": "File publish",
     "nets.graph": "Blob Call Layer Net",
-    "readers": "Weights open_weights",
-    "readers.models": "open_model",
+    "payload.pieces": "Extent Layout Literal Piece Source",
+    "payload.tensors": "DType Tensor",
     "running.forward": "forward forward_layers",
-    "tensors": "DType Tensor",
-    "transfer": "stream",
-    "writers.caffemodel": "layout",
+    "transfer.files": "File publish",
+    "transfer.moving": "stream",
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
 

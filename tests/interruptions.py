@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamexport.caffe import caffe_pb2
+from streamexport.caffe.models import open_models
 from streamexport.errors import NetError
-from streamexport.readers.models import open_models
 
 TEMPORARY = re.compile(r"\..*\.streamexport-[0-9a-f]{8}")
 

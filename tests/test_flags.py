@@ -14,11 +14,11 @@ import torch
 from conftest import assert_refused, run_cli
 
 import streamexport
+from streamexport.caffe.formats import CAFFEMODEL
 from streamexport.cli import COMMANDS
 from streamexport.conversion.consumers import FORK_LIMIT
 from streamexport.conversion.flags import FLAGS, VALUES, as_flags
 from streamexport.errors import NetError
-from streamexport.writers.formats import CAFFEMODEL
 
 PACKAGE = Path(streamexport.__file__).parent
 SPOKEN = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "cli" and path.name != "flags.py"]

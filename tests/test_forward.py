@@ -19,9 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from streamexport import forward, forward_layers
 from streamexport.caffe import caffe_pb2
+from streamexport.caffe.caffemodel import wire
 from streamexport.errors import FormatError, NetError, SourceChangedError
 from streamexport.running import compute
-from streamexport.writers import wire
 
 Shape = tuple[int, ...]
 

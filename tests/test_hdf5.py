@@ -17,13 +17,13 @@ from test_consumers import HALVES, NSFW, SSD
 from test_extents import rendered
 
 import streamexport
+from streamexport.caffe.hdf5 import writing as hdf5
+from streamexport.caffe.models import open_model
+from streamexport.checkpoints import open_weights
 from streamexport.errors import FormatError, NetError, SourceError
-from streamexport.extents import Literal
 from streamexport.net.operations import Opaque
 from streamexport.nets.graph import Blob, Layer, Net
-from streamexport.readers import open_weights
-from streamexport.readers.models import open_model
-from streamexport.writers import hdf5
+from streamexport.payload.pieces import Literal
 
 
 def convert(*arguments: object) -> str:

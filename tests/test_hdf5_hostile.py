@@ -19,9 +19,10 @@ from conftest import assert_refused, run_cli
 from test_extents import rendered
 
 from streamexport import open_model
+from streamexport.caffe.hdf5 import worker
+from streamexport.caffe.hdf5.chunks import MOST
+from streamexport.caffe.models import open_models
 from streamexport.errors import FormatError, SourceError
-from streamexport.readers.chunks import MOST
-from streamexport.readers.models import open_models
 
 ATTACKS = Path(__file__).parent / "attacks"
 SECRET = b"SECRET:" + b"x" * 393
@@ -202,7 +203,7 @@ def test_what_breaks_the_library_is_one_line(tmp_path, file, message):
 def test_a_worker_that_dies_is_a_format_error(tmp_path, monkeypatch, number):
     (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "worker.py").write_text(f"import os\nos.kill(os.getpid(), {int(number)})\n")
-    monkeypatch.setattr("streamexport.readers.hdf5_worker.__file__", str(tmp_path / "worker.py"))
+    monkeypatch.setattr("streamexport.caffe.hdf5.worker.__file__", str(tmp_path / "worker.py"))
     what = "takes too long" if number in (signal.SIGXCPU, signal.SIGKILL) else f"crashes on it .{number.name}"
     with pytest.raises(FormatError, match=rf"m.h5: malformed HDF5: the HDF5 library {what}"):
         open_model(tmp_path / "m.h5")
@@ -211,7 +212,7 @@ def test_a_worker_that_dies_is_a_format_error(tmp_path, monkeypatch, number):
 def test_the_worker_has_little_memory_and_opens_nothing(tmp_path):
     """What a fault in the library could do: measured from inside."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import h5py, hdf5_worker as w\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import h5py, worker as w\n"
         "w.confine(); rows = w.table(sys.argv[2]); print(next(rows))\n"
         "try: open(sys.argv[2])\n"
         "except OSError as error: print(error.errno)\n"
@@ -220,7 +221,7 @@ def test_the_worker_has_little_memory_and_opens_nothing(tmp_path):
     )
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["data/l/0"] = VALUES
-    folder = Path(open_model.__code__.co_filename).parent
+    folder = Path(worker.__file__).parent
     command = [sys.executable, "-c", script, str(folder), str(tmp_path / "m.h5")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert lines[1:] == ["24", "no memory"]

@@ -18,12 +18,12 @@ from test_extents import rendered
 from test_readers_torch import save
 
 from streamexport.caffe import caffe_pb2
+from streamexport.caffe.caffemodel import wire
+from streamexport.caffe.models import open_model
+from streamexport.checkpoints import open_weights
 from streamexport.errors import Error, FormatError, NetError
-from streamexport.extents import Literal
-from streamexport.readers import open_weights
-from streamexport.readers.models import open_model
+from streamexport.payload.pieces import Literal
 from streamexport.sources.signatures import TORCH_LEGACY, is_model
-from streamexport.writers import wire
 
 HEAD = TORCH_LEGACY + b".\x80\x02M\xe9\x03.\x80\x02}(X\x0d\x00\x00\x00little_endian\x88u."
 

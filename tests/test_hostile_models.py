@@ -14,10 +14,10 @@ from google.protobuf import text_format
 import streamexport
 from streamexport import convert, open_model, open_weights
 from streamexport.caffe import caffe_pb2
+from streamexport.caffe.caffemodel import wire
 from streamexport.caffe.prototxt import TEXT_LIMIT, read_prototxt
 from streamexport.errors import FormatError, NetError, judging
 from streamexport.sources.index import JSON_LIMIT
-from streamexport.writers import wire
 
 ATTACKS = Path(__file__).parent / "attacks"
 
@@ -134,7 +134,7 @@ def test_whatever_comes_out_of_a_reader_is_a_format_error_with_the_file(monkeypa
     def fails(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("streamexport.readers.caffemodel.read", fails)
+    monkeypatch.setattr("streamexport.caffe.caffemodel.reading.read", fails)
     with pytest.raises(FormatError, match=r"v1_a.caffemodel: (is malformed: |takes more memory)") as caught:
         open_model(ATTACKS / "v1_a.caffemodel")
     assert caught.value.__cause__ is error

@@ -22,12 +22,12 @@ from conftest import ROOT, assert_refused, run_cli
 from interruptions import FORMS, command, every_point, litter, models, outputs, sets
 
 import streamexport
-from streamexport import staging
 from streamexport.errors import NetError, OutputError, SourceChangedError
-from streamexport.extents import Extent, Layout, Literal
-from streamexport.files import File, publish
-from streamexport.interrupts import LateInterrupt
+from streamexport.payload.pieces import Extent, Layout, Literal
 from streamexport.sources.local import LocalFile
+from streamexport.transfer import staging
+from streamexport.transfer.files import File, publish
+from streamexport.transfer.interrupts import LateInterrupt
 
 ONE, NAMED, PARTS = FORMS[0], FORMS[1], FORMS[4]
 POINTS = [(NAMED, True, what) for what in ("SIGKILL", "SIGINT", "SIGTERM", "EIO", "EIO on")]
@@ -169,8 +169,8 @@ import os, sys
 sys.path[:0] = {path!r}
 if {named}:
     del os.O_TMPFILE
-from streamexport.extents import Layout, Literal
-from streamexport.files import File, publish
+from streamexport.payload.pieces import Layout, Literal
+from streamexport.transfer.files import File, publish
 for _ in range(10):
     publish([File(name, Layout.of([Literal(sys.argv[1].encode() * 1000)])) for name in "abcdefgh"])
 """

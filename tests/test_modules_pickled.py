@@ -16,9 +16,9 @@ from test_promises import measured
 from test_readers_torch import FORMATS, assert_same, save
 from torch import nn
 
+from streamexport.checkpoints import open_weights
 from streamexport.errors import FormatError
 from streamexport.nets import find
-from streamexport.readers import open_weights
 
 
 class Net(nn.Module):

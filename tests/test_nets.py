@@ -11,10 +11,10 @@ from test_extents import rendered
 from streamexport import nets, passes
 from streamexport.caffe.prototxt import prototxt
 from streamexport.errors import NetError
-from streamexport.extents import Extent, Source
 from streamexport.net.operations import InnerProduct
 from streamexport.nets.resnet import RESNETS, ResNet
-from streamexport.tensors import DTYPES, Tensor, contiguous_strides, span
+from streamexport.payload.pieces import Extent, Source
+from streamexport.payload.tensors import DTYPES, Tensor, contiguous_strides, span
 
 
 class Nowhere(Source):

@@ -16,8 +16,8 @@ from google.protobuf import text_format
 import streamexport
 from streamexport.caffe import caffe_pb2
 from streamexport.cli import main
+from streamexport.conversion.names import component, older_parts, part_names
 from streamexport.errors import OutputError
-from streamexport.outputs import component, older_parts, part_names
 
 ATTACKS = Path(__file__).parent / "attacks"
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -22,12 +22,12 @@ from test_extents import rendered
 
 import streamexport
 from streamexport import passes
+from streamexport.caffe.formats import CAFFEMODEL
 from streamexport.caffe.prototxt import prototxt
 from streamexport.net import operations
 from streamexport.nets.graph import Net
 from streamexport.passes import dialects, opencv
 from streamexport.running.forward import forward
-from streamexport.writers.formats import CAFFEMODEL
 
 ALONE = ((1, 4), (1, 4, 4), (1, 4, 4, 4))
 BATCHES = ((2, 4), (2, 4, 3), (2, 4, 3, 5))

@@ -21,20 +21,31 @@ import torch
 from test_extents import rendered
 
 import streamexport
+from streamexport.caffe.caffemodel.reading import Unpacked
+from streamexport.caffe.formats import FORMATS
+from streamexport.caffe.hdf5 import chunks
+from streamexport.caffe.hdf5.chunks import Chunked
+from streamexport.caffe.models import open_model
 from streamexport.errors import SourceChangedError
-from streamexport.extents import Extent, Layout, Literal, Piece
 from streamexport.net.operations import BatchNorm, Scale
 from streamexport.nets import kernels
 from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
-from streamexport.readers import chunks
-from streamexport.readers.caffemodel import Unpacked
-from streamexport.readers.chunks import Chunked
-from streamexport.readers.models import open_model
+from streamexport.payload.pieces import Extent, Layout, Literal, Piece
+from streamexport.payload.tensors import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    Cast,
+    Computed,
+    DType,
+    Stored,
+    Strided,
+    Tensor,
+)
 from streamexport.sources.decoded import Held, Latin1, Swapped
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored, Strided, Tensor
-from streamexport.writers.formats import FORMATS
 
 Made = tuple[Piece, bytes]
 """A piece, and the bytes that it has to have."""

@@ -11,9 +11,9 @@ from test_extents import rendered
 from test_promises import measured
 from test_readers_torch import save
 
+from streamexport.checkpoints import open_weights
 from streamexport.errors import Error, FormatError
-from streamexport.extents import Extent
-from streamexport.readers import open_weights
+from streamexport.payload.pieces import Extent
 from streamexport.sources.decoded import STEP, Latin1, Swapped
 from streamexport.sources.local import LocalFile
 
@@ -207,7 +207,7 @@ def test_memory_does_not_grow_with_arrays(tmp_path, protocol):
 def test_a_net_out_of_arrays(tmp_path, checkpoint):
     """The same caffemodel as out of the tensors, byte for byte but for its record."""
     from streamexport import convert
-    from streamexport.readers.models import open_model
+    from streamexport.caffe.models import open_model
 
     state = torch.load(checkpoint("resnet18"))
     np.savez(tmp_path / "c", **{name: value.numpy() for name, value in state.items()})

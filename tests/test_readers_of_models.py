@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import run_cli
 
+from streamexport.caffe.caffemodel.writing import CAFFE_LIMIT
+from streamexport.caffe.formats import CAFFEMODEL, HDF5, Format
 from streamexport.conversion.consumers import CAFFES, OPENCVS, READERS, SSD, Written, runs_in
-from streamexport.writers.caffemodel import CAFFE_LIMIT
-from streamexport.writers.formats import CAFFEMODEL, HDF5, Format
 
 TYPES = frozenset({"Convolution", "ReLU"})
 

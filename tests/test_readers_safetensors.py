@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from test_readers_torch import assert_same
 
+from streamexport.checkpoints import open_weights
 from streamexport.errors import Error, FormatError, SourceError
-from streamexport.readers import open_weights
 
 
 def values():
@@ -94,7 +94,7 @@ import json, resource, struct, sys
 from concurrent.futures import ThreadPoolExecutor
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 from streamexport import open_weights
-from streamexport.extents import Layout
+from streamexport.payload.pieces import Layout
 layout = Layout.of([tensor.as_float32() for tensor in open_weights(sys.argv[1]).tensors.values()])
 def values(_):
     data = bytearray(layout.size)

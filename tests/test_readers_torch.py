@@ -13,8 +13,8 @@ import pytest
 import torch
 from test_extents import rendered
 
+from streamexport.checkpoints import open_weights
 from streamexport.errors import Error, FormatError, NetError, TruncatedError
-from streamexport.readers import open_weights
 
 FORMATS = ("legacy", "zip")
 

@@ -26,8 +26,8 @@ from test_readers_torch import FORMATS, assert_same, save
 from torch import nn
 
 from streamexport import Options, plan
+from streamexport.checkpoints import open_weights
 from streamexport.errors import NetError
-from streamexport.readers import open_weights
 
 
 class Colour(enum.Enum):
@@ -157,7 +157,7 @@ PLACES = {
 CANARY = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from streamexport.readers import open_weights
+from streamexport.checkpoints import open_weights
 open_weights(sys.argv[2])
 known = set(sys.modules)
 seen = []

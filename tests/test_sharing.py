@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import streamexport
 from streamexport import Options, Plan
 from streamexport.caffe import caffe_pb2
-from streamexport.readers.models import open_model
+from streamexport.caffe.models import open_model
 from streamexport.running.engines import open_engine
 from streamexport.running.forward import forward
 

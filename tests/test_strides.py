@@ -11,10 +11,10 @@ import pytest
 import torch
 from test_extents import rendered
 
-from streamexport import strides
-from streamexport.extents import BUFFER, Extent
+from streamexport.payload import strides
+from streamexport.payload.pieces import BUFFER, Extent
+from streamexport.payload.tensors import FLOAT32, Strided, Tensor
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import FLOAT32, Strided, Tensor
 
 LIMITS = {
     "as they are": {},

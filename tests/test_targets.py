@@ -12,11 +12,11 @@ from google.protobuf.message import DecodeError
 
 import streamexport
 from streamexport.caffe import caffe_pb2
+from streamexport.caffe.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, named, of_path
 from streamexport.conversion import targets
+from streamexport.conversion.names import stem
 from streamexport.conversion.targets import Directory, OneFile, Parts, Special, Stdout
 from streamexport.errors import OutputError
-from streamexport.outputs import stem
-from streamexport.writers.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, named, of_path
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_every_target_takes_the_same_model(weights, tmp_path, capfdbinary):
 def test_a_directory_gets_hdf5_where_caffe_would_not_load_a_caffemodel(weights, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    from streamexport.writers import formats
+    from streamexport.caffe import formats
 
     monkeypatch.setattr(formats, "CAFFEMODEL", replace(CAFFEMODEL, limit=5000))
     streamexport.convert([weights], f"{tmp_path}/")

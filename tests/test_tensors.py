@@ -10,9 +10,9 @@ import torch
 from test_extents import rendered
 
 from streamexport.errors import LimitError, TensorError
-from streamexport.extents import BUFFER, Extent
+from streamexport.payload.pieces import BUFFER, Extent
+from streamexport.payload.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Stored, Tensor, rounded_to_half
 from streamexport.sources.local import LocalFile
-from streamexport.tensors import DTYPES, FLOAT16, FLOAT32, Cast, Stored, Tensor, rounded_to_half
 
 
 def storage(tmp_path, array: np.ndarray) -> Extent:

@@ -28,9 +28,9 @@ import streamexport
 from streamexport import Options, nets, passes
 from streamexport.caffe import caffe_pb2
 from streamexport.checking.parity import parity
+from streamexport.checkpoints import open_weights
 from streamexport.nets import traced
 from streamexport.nets.torch_resnet import module
-from streamexport.readers import open_weights
 
 FILE = ROOT / "tests" / "traced_modules.py"
 TOLERANCE = 1e-5  # of the largest number

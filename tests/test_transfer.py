@@ -22,13 +22,14 @@ import torch
 from conftest import assert_refused, run_cli
 
 import streamexport
-from streamexport import files, transfer
 from streamexport.errors import OutputError, SourceChangedError
-from streamexport.extents import Extent, Layout, Literal
-from streamexport.files import File, publish
+from streamexport.payload.pieces import Extent, Layout, Literal
 from streamexport.sources.local import LocalFile
-from streamexport.staging import Directory, Staged
-from streamexport.transfer import stream
+from streamexport.transfer import files
+from streamexport.transfer import moving as transfer
+from streamexport.transfer.files import File, publish
+from streamexport.transfer.moving import stream
+from streamexport.transfer.staging import Directory, Staged
 
 SIZE = 20_000_003
 
@@ -183,8 +184,8 @@ def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(small_disk, layout
 KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from streamexport.extents import Layout, Literal
-from streamexport.files import File, publish
+from streamexport.payload.pieces import Layout, Literal
+from streamexport.transfer.files import File, publish
 if {named}:
     del os.O_TMPFILE
 class Killer:

@@ -12,7 +12,7 @@ from test_extents import rendered
 
 from streamexport.nets import kernels
 from streamexport.nets.views import View
-from streamexport.tensors import FLOAT32, Stored
+from streamexport.payload.tensors import FLOAT32, Stored
 
 
 def carried_out(view: View) -> torch.Tensor:

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from streamexport.checkpoints.torch_legacy import PROTOCOL
 from streamexport.cli.arguments import size
 from streamexport.nets import find
 from streamexport.nets.resnet import ResNet, Spec
-from streamexport.readers.torch_legacy import PROTOCOL
+from streamexport.payload.tensors import DTYPES, contiguous_strides
 from streamexport.sources.signatures import TORCH_LEGACY
-from streamexport.tensors import DTYPES, contiguous_strides
 
 if TYPE_CHECKING:
     import numpy as np

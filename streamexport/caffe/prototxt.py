@@ -10,9 +10,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from ..errors import FormatError, NetError, judging
-from ..extents import Extent, Layout, Piece, Source
 from ..net.operations import Opaque
 from ..nets.graph import Net
+from ..payload.pieces import Extent, Layout, Piece, Source
 from ..sources import open_source
 from . import codec
 from .caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, NetStateRule

@@ -17,24 +17,23 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
-from .. import outputs
-from ..conversion import record
+from ..caffe.models import open_models
+from ..conversion import names, record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import NetError
 from ..net.operations import Rearrange, Softmax
 from ..nets.fitting import Bound
 from ..nets.graph import Call, Layer, Net
-from ..readers.models import open_models
+from ..payload.tensors import FLOAT16
 from ..running.engines import open_engine
 from ..running.forward import forward_layers
 from ..running.reference import Outputs, run
 from ..sources import Path
-from ..tensors import FLOAT16
 
 if TYPE_CHECKING:
+    from ..payload.tensors import Array
     from ..running.forward import Inputs
-    from ..tensors import Array
 
 
 TOLERANCE = {None: 1e-4, "float32": 1e-4, "float16": 5e-3}
@@ -125,7 +124,7 @@ def parity(
     asked = _compared(net, exact, options)
     if not asked:
         raise NetError("has no layer that stands for a module of torch's", file=os.fspath(models[0]))
-    description = outputs.description(os.fspath(models[0])) if prototxt is None else os.fspath(prototxt)
+    description = names.description(os.fspath(models[0])) if prototxt is None else os.fspath(prototxt)
     distances: dict[_Part, tuple[float, float]] = {}
     doubtful = Outputs()
     for part, blob in _computed(

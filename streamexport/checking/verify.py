@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .. import identity, outputs
-from ..conversion import record
+from ..caffe import identity
+from ..caffe.models import open_models
+from ..conversion import names, record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import NetError
-from ..extents import BUFFER, Piece
 from ..nets.fitting import Bound
 from ..nets.graph import Blob, Layer
-from ..readers.models import open_models
+from ..payload.pieces import BUFFER, Piece
+from ..payload.tensors import DType
 from ..sources import Path
-from ..tensors import DType
-from ..transfer import Progress
+from ..transfer.moving import Progress
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def verify(
         elif other is not None:
             problems += comparison.layer(layer, other)
     problems += [f"layer {layer.name}: nothing in the checkpoint makes it" for layer in found.values() if layer.blobs]
-    description = outputs.description(os.fspath(models[0]))
+    description = names.description(os.fspath(models[0]))
     if os.path.isfile(description) and not identity.is_of_one_run(description, model):
         problems.append(f"{description}: is of another run than the model")
     for source in dict.fromkeys((*bound.sources, *model.sources)):

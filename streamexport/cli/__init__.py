@@ -17,7 +17,7 @@ with ending_quietly():
 
     from .._version import __version__
     from ..errors import DEBUG, Error, FaultError, missing, reason
-    from ..interrupts import LateInterrupt
+    from ..transfer.interrupts import LateInterrupt
     from .saying import flush, say
 
 FAILED, PIPE_CLOSED, KILLED_BY = 1, 141, 128

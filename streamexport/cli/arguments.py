@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ..caffe.caffemodel.writing import CAFFE_LIMIT
 from ..conversion.options import Options
 from ..errors import NetError
 from ..passes import dialects, folding, naming, precision
-from ..writers.caffemodel import CAFFE_LIMIT
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

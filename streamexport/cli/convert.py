@@ -8,11 +8,11 @@ import sys
 import time
 
 from .. import nets
+from ..caffe.formats import FORMATS
 from ..conversion.convert import convert
 from ..conversion.plan import Plan, plan
 from ..conversion.targets import STDOUT
 from ..errors import NetError, OutputError, one_line
-from ..writers.formats import FORMATS
 from . import arguments
 from .saying import say, shown
 

@@ -11,18 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..caffe.models import open_model
 from ..caffe.prototxt import is_prototxt, read_prototxt
+from ..checkpoints import Weights, open_weights
+from ..checkpoints.storages import Unreadable
 from ..conversion import record
 from ..counting.costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
-from ..extents import Layout, Literal
-from ..files import File, publish
 from ..nets.graph import Net
-from ..readers import Weights, open_weights
-from ..readers.models import open_model
-from ..readers.storages import Unreadable
+from ..payload.pieces import Layout, Literal
 from ..sources import open_source
 from ..sources.signatures import is_model
+from ..transfer.files import File, publish
 from . import arguments
 from .saying import say
 

@@ -6,15 +6,15 @@ import argparse
 import time
 from collections.abc import Sequence
 
+from ..caffe.models import open_model
 from ..checking.parity import Difference, parity
 from ..checking.verify import verify
 from ..conversion import record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
-from ..extents import Source
 from ..nets.fitting import Bound
-from ..readers.models import open_model
+from ..payload.pieces import Source
 from ..running.engines import CAFFE_PYTHON, ENGINES
 from ..sources import open_source
 from ..sources.signatures import is_model

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from .. import nets, passes
+from ..checkpoints import Weights, open_checkpoints
 from ..errors import Error, FaultError, NetError
 from ..net.inference import infer
 from ..nets import modules
@@ -14,7 +15,6 @@ from ..nets.fitting import Bound, listed
 from ..nets.graph import Net
 from ..nets.resnet import EPSILON
 from ..passes import dialects, preprocessing
-from ..readers import Weights, open_checkpoints
 from ..sources import Path
 from .options import Options
 

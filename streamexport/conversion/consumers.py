@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..writers.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
+from ..caffe.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
 
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..extents import Layout, Literal
-from ..files import File
+from ..payload.pieces import Layout, Literal
 from ..sources import Path
-from ..transfer import Progress
+from ..transfer.files import File
+from ..transfer.moving import Progress
 from .options import DEFAULTS, Options
 from .plan import Plan, described, plan
 

@@ -10,19 +10,19 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .. import identity, nets
+from .. import nets
 from .._version import __version__
+from ..caffe import formats, identity
+from ..caffe.formats import Format
+from ..caffe.models import open_models
 from ..caffe.prototxt import prototxt as prototxt_text
 from ..errors import NetError, OutputError, one_line
-from ..extents import Layout, Source
 from ..nets import modules
 from ..nets.graph import Net
 from ..passes import precision
-from ..readers.models import open_models
+from ..payload.pieces import Layout, Source
 from ..sources import Path, open_source
 from ..sources.signatures import is_model, split
-from ..writers import formats
-from ..writers.formats import Format
 from . import record, targets
 from .bound import bind
 from .consumers import Written, runs_in

@@ -12,12 +12,12 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .. import identity
 from .._version import __version__
+from ..caffe import identity
 from ..errors import NetError
-from ..extents import Source
 from ..nets import modules
 from ..nets.graph import Net
+from ..payload.pieces import Source
 from ..sources import Path
 from .options import Options
 

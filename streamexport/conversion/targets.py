@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from .. import files, identity, outputs, transfer
+from ..caffe import formats, identity
+from ..caffe.formats import Format
+from ..caffe.models import open_model
 from ..errors import Error, OutputError
-from ..extents import Source
-from ..files import File
-from ..readers.models import open_model
+from ..payload.pieces import Source
 from ..sources import Path
-from ..transfer import Progress
-from ..writers import formats
-from ..writers.formats import Format
+from ..transfer import files
+from ..transfer.files import File
+from ..transfer.moving import Progress, stream
+from . import names
 
 STDOUT = "-"
 
@@ -89,10 +90,10 @@ class OneFile(Target):
 
     @property
     def description(self) -> str:
-        return outputs.stem(self.path) + ".prototxt"
+        return names.stem(self.path) + ".prototxt"
 
     def names(self, count: int) -> tuple[str, ...]:
-        return tuple(outputs.part_names(self.path, count))
+        return tuple(names.part_names(self.path, count))
 
     def publish(
         self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
@@ -149,7 +150,7 @@ class Stdout(Special):
         self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
     ) -> tuple[str, ...]:
         (file,) = model
-        transfer.stream(file.layout, files.STDOUT, progress)
+        stream(file.layout, files.STDOUT, progress)
         if description is not None:
             files.publish([description], sources, progress)
         return ()
@@ -167,7 +168,7 @@ class Directory(Place):
         return formats.CAFFEMODEL, formats.HDF5
 
     def target(self, name: str, form: Format) -> Target:
-        path = os.path.join(self.path, outputs.component(name) + form.suffixes[0])
+        path = os.path.join(self.path, names.component(name) + form.suffixes[0])
         return Parts(path) if self.is_cut else OneFile(path)
 
 
@@ -192,7 +193,7 @@ def _in_order(model: Sequence[File], description: File | None) -> list[File]:
 
 def _older_parts(path: str, count: int) -> Iterator[str]:
     """Parts of an older run that would stand among those of this one. OutputError for what is only called like them."""
-    for found in outputs.older_parts(path, count):
+    for found in names.older_parts(path, count):
         try:
             is_ours = bool(identity.read(open_model(found, sources=None).record))
         except Error:

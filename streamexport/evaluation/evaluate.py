@@ -23,7 +23,7 @@ from ..running.engines import open_engine
 from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image, read_lines
 
 if TYPE_CHECKING:
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
 Path = str | os.PathLike[str]
 

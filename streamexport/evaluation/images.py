@@ -25,7 +25,7 @@ from ..sources import open_source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
 CROPS = ("center", "square", "none")
 ORDERS = ("rgb", "bgr")

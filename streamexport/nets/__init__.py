@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NetError
-from ..tensors import Tensor
+from ..payload.tensors import Tensor
 from . import fitting, inputs, modules
 from .fitting import Bound, Shapes
 from .graph import DEFAULT_SIZE, LARGEST, Net, Refusal

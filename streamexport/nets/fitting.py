@@ -15,8 +15,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import NetError
-from ..extents import Source
-from ..tensors import Shaped, Tensor
+from ..payload.pieces import Source
+from ..payload.tensors import Shaped, Tensor
 from .graph import Net, Preprocessing
 from .inputs import Arguments
 

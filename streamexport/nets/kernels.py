@@ -12,13 +12,13 @@ from math import prod
 from sys import byteorder
 from typing import TYPE_CHECKING
 
-from ..extents import Extent, Literal, Source
 from ..net.windows import Axis, Window
-from ..tensors import FLOAT32, Computed
+from ..payload.pieces import Extent, Literal, Source
+from ..payload.tensors import FLOAT32, Computed
 from .graph import Blob, computed
 
 if TYPE_CHECKING:
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
 Shape = tuple[int, ...]
 

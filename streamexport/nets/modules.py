@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Error, NetError, missing, reason
-from ..extents import BUFFER
-from ..tensors import Computed, Stored, Strided, Tensor
+from ..payload.pieces import BUFFER
+from ..payload.tensors import Computed, Stored, Strided, Tensor
 from . import fitting, inputs
 from .fitting import Bound, Shapes, Wanted
 from .graph import DEFAULT_SIZE, Refusal

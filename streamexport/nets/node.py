@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..extents import Literal
 from ..net.operations import Convolution, Deconvolution, Eltwise, Flatten, Operation, Power, Rearrange, Reshape
 from ..net.windows import ONE_PIXEL, Axis, Window
-from ..tensors import FLOAT32
+from ..payload.pieces import Literal
+from ..payload.tensors import FLOAT32
 from . import kernels
 from .builder import Builder
 from .graph import Blob, Layer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ..tensors import Tensor
+from ..payload.tensors import Tensor
 from .views import Shape, View
 
 if TYPE_CHECKING:

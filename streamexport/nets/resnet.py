@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..extents import Literal
 from ..net.operations import (
     BatchNorm,
     Convolution,
@@ -25,7 +24,8 @@ from ..net.operations import (
     Softmax,
 )
 from ..net.windows import LONG, Window
-from ..tensors import Shaped, Tensor
+from ..payload.pieces import Literal
+from ..payload.tensors import Shaped, Tensor
 from .fitting import COUNTER, Wanted
 from .graph import Blob, Call, Layer, Net, Preprocessing
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, FaultError, NetError, reason
 from ..net.operations import Input
-from ..tensors import Tensor
+from ..payload.tensors import Tensor
 from . import ends, modules
 from .builder import Builder
 from .complaints import explained

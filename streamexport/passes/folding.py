@@ -19,14 +19,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import NetError
-from ..extents import Extent, Source
 from ..net.operations import BatchNorm, Convolution, InnerProduct, Operation, Scale
 from ..nets.graph import Blob, Layer, Net, computed
 from ..nets.kernels import Filled
-from ..tensors import FLOAT32, FLOAT64, Cast, Computed
+from ..payload.pieces import Extent, Source
+from ..payload.tensors import FLOAT32, FLOAT64, Cast, Computed
 
 if TYPE_CHECKING:
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
 ORDERS = ("rgb", "bgr")
 AHEAD = 1024

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..net.operations import KINDS
 from ..nets.graph import Blob, Layer, Net, computed
-from ..tensors import FLOAT16, FLOAT32, Cast, DType
+from ..payload.tensors import FLOAT16, FLOAT32, Cast, DType
 
 STORED = ("float32", "float16")
 

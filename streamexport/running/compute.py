@@ -25,7 +25,7 @@ from ..net.operations.normalizations import covered
 from ..net.operations.operation import axis_of
 from ..net.windows import Window
 from ..nets.graph import Blob
-from ..tensors import FLOAT32
+from ..payload.tensors import FLOAT32
 
 WEIGHTS = 6 << 20
 """Weights held at a time. Fewer cost time: a matrix product per piece has to be worth its start."""

@@ -25,19 +25,19 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from ..caffe import worker
 from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from ..net.operations import Input
 from ..nets.graph import Layer, Net
 from ..sources import Path, open_source
 from ..sources.signatures import kind_of, split
+from . import worker
 from .forward import by_name
 
 if TYPE_CHECKING:
     import subprocess
 
-    from ..tensors import Array
+    from ..payload.tensors import Array
     from .forward import Inputs
 
 Compute = Callable[["Inputs"], "Mapping[str, Array]"]
@@ -235,7 +235,7 @@ def _caffe(task: _Task, python: str | None) -> Iterator[Compute]:
 
 @dataclass(frozen=True)
 class _Conversation:
-    """With a worker, see `caffe.worker`; `log` is its standard error."""
+    """With a worker, see `worker`; `log` is its standard error."""
 
     python: str
     process: subprocess.Popen[bytes]

@@ -19,18 +19,18 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .. import identity
+from ..caffe import identity
+from ..caffe.models import open_models
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError, need
 from ..net.inference import Step, fits, infer
 from ..net.operations import Input
 from ..nets.graph import Blob, Layer
-from ..readers.models import open_models
 
 if TYPE_CHECKING:
     import torch
 
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
     Path = str | os.PathLike[str]
     Inputs = Mapping[str, Array] | Array

@@ -16,12 +16,12 @@ from ..errors import NetError, reason
 from ..nets.graph import Call
 from ..nets.inputs import Arguments
 from ..nets.modules import Maker, loaded, on_cpu
-from ..tensors import Tensor
+from ..payload.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
 
-    from ..tensors import Array
+    from ..payload.tensors import Array
 
 LOOKED_AT = ("size", "dim", "numel", "stride", "is_floating_point", "type", "__len__")
 """Methods of tensors that do not ask for elements."""

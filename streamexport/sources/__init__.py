@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ..extents import Source
+from ..payload.pieces import Source
 from .local import LocalFile
 
 Path = str | os.PathLike[str]

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import accumulate
 
 from ..errors import FormatError
-from ..extents import Extent, Source
+from ..payload.pieces import Extent, Source
 
 STEP = 1 << 16
 """Bytes of a text between two places where the number of characters before is known."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import FormatError, judging
-from ..extents import Source
+from ..payload.pieces import Source
 from . import open_source
 
 JSON_LIMIT = 24 << 20

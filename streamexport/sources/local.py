@@ -11,7 +11,7 @@ from itertools import repeat
 from weakref import ref
 
 from ..errors import SourceChangedError, SourceError, reason
-from ..extents import Source
+from ..payload.pieces import Source
 
 MOST_OPEN = 16
 """Files that a thread keeps open: shards may be more than the 256 or 1,024 descriptors that a process is allowed."""

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from ..errors import FormatError
-from ..extents import Source
+from ..payload.pieces import Source
 from . import Path, open_source
 
 HEAD = 512

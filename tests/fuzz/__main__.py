@@ -84,7 +84,7 @@ class Forked:
     """The HDF5 worker as a fork of this process, which has h5py: a start takes milliseconds."""
 
     def __init__(self, model: str) -> None:
-        from streamexport.readers import hdf5_worker
+        from streamexport.caffe.hdf5 import worker as hdf5_worker
 
         reading, writing = os.pipe()
         self.number = os.fork()
@@ -163,7 +163,7 @@ def fuzz(reader: str, count: int, seed: int, folder: Path, only: int | None = No
     if reader == "index":
         (folder / "shard.safetensors").write_bytes(seeds.safetensors_files()[0])
     if reader == "hdf5":
-        from streamexport.readers import hdf5
+        from streamexport.caffe.hdf5 import reading as hdf5
 
         hdf5.started = Forked  # type: ignore[assignment]
     watch = Watch(folder)

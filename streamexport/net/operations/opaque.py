@@ -10,7 +10,7 @@ from ...errors import NetError
 from .operation import ANY, Count, Operation, Shape
 
 if TYPE_CHECKING:
-    from ...extents import Piece
+    from ...payload.pieces import Piece
 
 
 @dataclass(frozen=True, slots=True)

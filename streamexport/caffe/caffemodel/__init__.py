@@ -1,0 +1,1 @@
+"""Binary caffemodels: what stands in one (`writing`), and what others write (`reading`)."""

@@ -1,0 +1,1 @@
+"""HDF5 models: what stands in one (`writing`), and how foreign ones are read (`reading`, `worker`, `chunks`)."""

@@ -1,1 +1,0 @@
-"""Nets as layouts of files, one module per format; `formats` knows them all."""
