@@ -257,11 +257,11 @@ LAUNCHER = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 class Interrupting:
-    count = 0
+    names = []
     def find_spec(self, name, path=None, target=None):
         if name.startswith("streamexport."):
-            self.count += 1
-            if self.count == int(sys.argv[1]):
+            self.names.append(name)
+            if self.names[-1 - int(sys.argv[2]):][:1] == sys.argv[1:2]:
                 os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupting())
 from streamexport.cli import main
@@ -269,31 +269,42 @@ raise SystemExit(main(["nets"]))
 """
 
 
-def test_an_interrupt_while_the_command_is_loaded_is_130_without_a_traceback(tmp_path):
-    """While modules are looked for, from the first one that is guarded on."""
-    launcher = tmp_path / "streamexport"
-    launcher.write_text(LAUNCHER)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for at in (3, 4, 5):
-        done = subprocess.run([sys.executable, launcher, str(at)], capture_output=True, text=True, env=environment)
-        assert (done.returncode, done.stdout, done.stderr) == (130, "", ""), at
-    for at in (6, 8, 12):  # the module of a command, and what that needs
-        done = subprocess.run([sys.executable, launcher, str(at)], capture_output=True, text=True, env=environment)
-        said = "streamexport: interrupted; outputs are what they were\n"
-        assert (done.returncode, done.stdout, done.stderr) == (130, "", said), at
-    assert (
-        subprocess.run([sys.executable, launcher, "100000"], env=environment, stdout=subprocess.DEVNULL).returncode == 0
-    )
+GUARD, COMMAND = "streamexport.starting", "streamexport.cli.nets"
 
 
-@pytest.mark.parametrize(("line", "at"), [("from streamexport import convert", 10), ("import streamexport.cli", 3)])
-def test_whoever_imports_the_package_hears_of_an_interrupt_as_ever(tmp_path, line, at):
-    other = tmp_path / "other.py"
-    other.write_text(LAUNCHER.replace("from streamexport.cli import main", line))
-    done = subprocess.run(
-        [sys.executable, other, str(at)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.stderr.endswith("KeyboardInterrupt\n")
+@pytest.mark.parametrize(
+    ("first", "later", "said"),
+    [
+        *((GUARD, later, "") for later in (1, 2, 3)),
+        *((COMMAND, later, "streamexport: interrupted; outputs are what they were\n") for later in (0, 2, 6)),
+    ],
+)
+def test_an_interrupt_while_the_command_is_loaded_is_130_without_a_traceback(tmp_path, first, later, said):
+    """While a module is looked for, so many after the one that guards the others, or after the command's own."""
+    done = launched(tmp_path, LAUNCHER, first, later)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+def test_a_command_that_is_not_interrupted_while_it_is_loaded_runs(tmp_path):
+    assert launched(tmp_path, LAUNCHER, COMMAND, 100_000).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "first"),
+    [("from streamexport import convert", "streamexport.conversion"), ("import streamexport.cli", GUARD)],
+)
+def test_whoever_imports_the_package_hears_of_an_interrupt_as_ever(tmp_path, line, first):
+    code = LAUNCHER.replace("from streamexport.cli import main", line)
+    assert launched(tmp_path, code, first, 1, "other.py").stderr.endswith("KeyboardInterrupt\n")
+
+
+def launched(
+    directory: Path, code: str, first: str, later: int, name: str = "streamexport"
+) -> subprocess.CompletedProcess[str]:
+    """Runs LAUNCHER, or the like, as a script of this name."""
+    (directory / name).write_text(code)
+    command = [sys.executable, directory / name, first, str(later)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
