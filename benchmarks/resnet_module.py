@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from streamexport.nets import find
-from streamexport.nets.torch_resnet import module
+from streamexport.families import find
+from streamexport.families.torch_resnet import module
 
 
 def resnet(name: str) -> nn.Module:

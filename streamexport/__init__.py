@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from .evaluation.images import ImageSet as ImageSet
     from .evaluation.images import Transform as Transform
     from .evaluation.images import open_images as open_images
-    from .nets.graph import Blob as Blob
-    from .nets.graph import Call as Call
-    from .nets.graph import Layer as Layer
-    from .nets.graph import Net as Net
+    from .net.graph import Blob as Blob
+    from .net.graph import Call as Call
+    from .net.graph import Layer as Layer
+    from .net.graph import Net as Net
     from .payload.pieces import Extent as Extent
     from .payload.pieces import Layout as Layout
     from .payload.pieces import Literal as Literal
@@ -73,7 +73,7 @@ _PLACES = {
     "errors": "Error",
     "evaluation.evaluate": "Accuracy Classifier Guess Prediction classify evaluate",
     "evaluation.images": "ImageSet Transform open_images",
-    "nets.graph": "Blob Call Layer Net",
+    "net.graph": "Blob Call Layer Net",
     "payload.pieces": "Extent Layout Literal Piece Source",
     "payload.tensors": "DType Tensor",
     "running.forward": "forward forward_layers",

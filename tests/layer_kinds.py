@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from streamexport.net import operations as ops
+from streamexport.net.graph import Blob, Layer
 from streamexport.net.operations import Input, Operation
 from streamexport.net.windows import Axis, Window
-from streamexport.nets.graph import Blob, Layer
 from streamexport.payload.pieces import Literal
 
 Shape = tuple[int, ...]

@@ -17,8 +17,8 @@ from small_nets import dims, inputs, layer, random, weights, write_model
 
 from streamexport.caffe import caffe_pb2, codec
 from streamexport.errors import NetError
+from streamexport.net.graph import Net
 from streamexport.net.inference import infer
-from streamexport.nets.graph import Net
 from streamexport.running.forward import forward_layers
 
 pytestmark = pytest.mark.caffe

@@ -15,9 +15,9 @@ from streamexport.caffe.caffemodel import wire
 from streamexport.caffe.caffemodel import writing as caffemodel
 from streamexport.caffe.models import open_model, open_models
 from streamexport.errors import Error, FormatError, LimitError, NetError
+from streamexport.net.graph import Blob, Layer, Net
 from streamexport.net.operations import Convolution, Input, Opaque, Pooling
 from streamexport.net.windows import Window
-from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.payload.pieces import Extent, Literal
 from streamexport.payload.tensors import DTYPES, FLOAT16, FLOAT64
 from streamexport.sources.local import LocalFile

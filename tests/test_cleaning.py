@@ -11,9 +11,9 @@ from test_extents import rendered
 import streamexport
 from streamexport.caffe.prototxt import prototxt
 from streamexport.net import operations as ops
+from streamexport.net.graph import Layer, Net
+from streamexport.net.kernels import literal
 from streamexport.net.windows import ONE_PIXEL
-from streamexport.nets.graph import Layer, Net
-from streamexport.nets.kernels import literal
 from streamexport.passes import cleaning, opencv
 from streamexport.running.engines import open_engine
 

@@ -19,8 +19,8 @@ from streamexport import Options, convert
 from streamexport.checking.parity import parity
 from streamexport.conversion.record import decode
 from streamexport.errors import NetError
-from streamexport.nets.operators.registry import OPERATORS
 from streamexport.running.engines import open_engine
+from streamexport.tracing.operators.registry import OPERATORS
 
 SHAPE = (1, 3, 8, 12)
 

@@ -10,7 +10,7 @@ import streamexport
 from streamexport import Options, cli
 from streamexport.cli import nets as nets_command
 from streamexport.errors import Error, FaultError, NetError
-from streamexport.nets.operators.registry import OPERATORS
+from streamexport.tracing.operators.registry import OPERATORS
 
 
 class Net(nn.Module):

@@ -19,13 +19,13 @@ from test_extents import rendered
 from test_nets import tensors
 from torch import nn
 
-from streamexport import nets
+from streamexport import families
 from streamexport.checkpoints import open_weights
 from streamexport.conversion.bound import bind
 from streamexport.conversion.options import Options
 from streamexport.errors import NetError
-from streamexport.nets import fitting
-from streamexport.nets.resnet import RESNETS
+from streamexport.families.resnet import RESNETS
+from streamexport.net import fitting
 
 
 class Small(nn.Module):
@@ -267,8 +267,8 @@ def under(prefix: str, net: str = "resnet18", **more: tuple[int, ...]):
     "prefix", ["module.", "model.", "_orig_mod.", "module.encoder_q.", "backbone.", "module.module.", "backbone.body."]
 )
 def test_a_built_in_net_is_recognised_under_a_prefix(prefix):
-    for name in (nets.AUTO, "resnet18"):
-        net = nets.bind(under(prefix), name)
+    for name in (families.AUTO, "resnet18"):
+        net = families.bind(under(prefix), name)
         assert net.name == "resnet18"
         assert f"{prefix!r} is taken off the checkpoint's names" in net.notes
 
@@ -279,33 +279,33 @@ def test_a_built_in_net_whose_parts_were_wrapped():
         name.replace("layer1.", "layer1.module.").replace("layer2.0.", "layer2.0._orig_mod."): tensor
         for name, tensor in tensors(RESNETS["resnet18"]).items()
     }
-    net = nets.bind(held)
+    net = families.bind(held)
     assert net.name == "resnet18"
     assert any("layer1.0.conv1.weight is layer1.module.0.conv1.weight there" in note for note in net.notes)
 
 
 def test_counters_beside_a_built_in_net_are_left_out_and_named():
-    net = nets.bind(under("", total_ops=(), **{"layer1.0.total_params": ()}))
+    net = families.bind(under("", total_ops=(), **{"layer1.0.total_params": ()}))
     assert "left out, no part of resnet18: total_ops, layer1.0.total_params" in net.notes
     with pytest.raises(NetError, match="holds more: total_ops"):
-        nets.bind(under("", total_ops=(64,)))  # no counter
+        families.bind(under("", total_ops=(64,)))  # no counter
 
 
 def test_what_stands_beside_a_prefix_is_not_dropped_unless_the_user_says_so():
     held = under("backbone.", **{"head.weight": (64,)})
     with pytest.raises(NetError, match=r"looks like resnet18, but holds more: head.weight; .*`net=resnet18`"):
-        nets.bind(held)
-    net = nets.bind(held, "resnet18")
+        families.bind(held)
+    net = families.bind(held, "resnet18")
     assert "left out, no part of resnet18: head.weight" in net.notes
-    assert nets.Under("backbone", nets.architecture()).bind(held, None).net.name == "resnet18"
+    assert families.Under("backbone", families.architecture()).bind(held, None).net.name == "resnet18"
 
 
 def test_two_built_in_nets_in_one_dict_are_told_apart_by_prefix():
     held = under("a.") | under("b.", "resnet34")
-    assert nets.Under("b", nets.architecture()).bind(held, None).net.name == "resnet34"
-    assert nets.bind(held, "resnet34").name == "resnet34"
+    assert families.Under("b", families.architecture()).bind(held, None).net.name == "resnet34"
+    assert families.bind(held, "resnet34").name == "resnet34"
     with pytest.raises(NetError, match=r"a built-in net under several prefixes; choose with `prefix=`: 'a.' .*, 'b.'"):
-        nets.bind(held)
+        families.bind(held)
 
 
 def test_the_dict_that_is_a_built_in_net_is_found(tmp_path, checkpoint):

@@ -21,8 +21,8 @@ from streamexport.caffe.hdf5 import writing as hdf5
 from streamexport.caffe.models import open_model
 from streamexport.checkpoints import open_weights
 from streamexport.errors import FormatError, NetError, SourceError
+from streamexport.net.graph import Blob, Layer, Net
 from streamexport.net.operations import Opaque
-from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.payload.pieces import Literal
 
 

@@ -26,10 +26,10 @@ from streamexport.caffe.prototxt import prototxt
 from streamexport.conversion.consumers import CAFFES, OPENCVS
 from streamexport.errors import NetError
 from streamexport.net import operations as ops
+from streamexport.net.graph import Blob, Layer, Net
 from streamexport.net.inference import Step, infer
 from streamexport.net.operations import KINDS, NEUTRAL, Operation, Shape
 from streamexport.net.windows import Window
-from streamexport.nets.graph import Blob, Layer, Net
 from streamexport.payload.pieces import Literal
 from streamexport.running.compute import Buffer, Parameters, Task, compute
 from streamexport.running.forward import forward

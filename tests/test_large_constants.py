@@ -10,7 +10,7 @@ from torch import nn
 import streamexport
 from streamexport import Options
 from streamexport.errors import NetError
-from streamexport.nets import operands
+from streamexport.tracing import operands
 
 
 class Wide(nn.Module):

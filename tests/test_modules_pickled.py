@@ -18,7 +18,7 @@ from torch import nn
 
 from streamexport.checkpoints import open_weights
 from streamexport.errors import FormatError
-from streamexport.nets import find
+from streamexport.families import find
 
 
 class Net(nn.Module):
@@ -177,7 +177,7 @@ def test_a_module_of_3_gb_takes_no_memory_and_no_torch(tmp_path):
     """ResNeXt-101 32x48d as a whole module; its storages are holes in the file."""
     if not hasattr(torch.serialization, "skip_data"):
         pytest.skip("this torch cannot leave holes in a checkpoint")
-    from streamexport.nets import torch_resnet
+    from streamexport.families import torch_resnet
 
     with torch.device("meta"):
         module = torch_resnet.module(find("resnext101_32x48d_wsl"))

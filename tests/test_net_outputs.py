@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 import streamexport
 from streamexport import Options
 from streamexport.checking.parity import parity
-from streamexport.nets import modules
+from streamexport.tracing import modules
 
 SHAPE = (1, 3, 6, 8)
 IMAGE = np.random.default_rng(0).standard_normal(SHAPE).astype("f4")

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from test_extents import rendered
 
-from streamexport import nets, passes
+from streamexport import families, passes
 from streamexport.caffe.prototxt import prototxt
 from streamexport.errors import NetError
+from streamexport.families.resnet import RESNETS, ResNet
 from streamexport.net.operations import InnerProduct
-from streamexport.nets.resnet import RESNETS, ResNet
 from streamexport.payload.pieces import Extent, Source
 from streamexport.payload.tensors import DTYPES, Tensor, contiguous_strides, span
 
@@ -49,7 +49,7 @@ def passed(net, **options):
 @pytest.mark.parametrize("name", RESNETS)
 def test_auto_recognises_every_net_of_the_table_and_binds_every_tensor(name):
     held = tensors(RESNETS[name])
-    net = nets.bind(held)
+    net = families.bind(held)
     assert net.name == name.replace("32x8d_wsl", "32x8d")  # one net, two sets of weights
     bound = {origin for layer in net.layers for blob in layer.blobs for origin in blob.origin}
     assert bound == {name for name in held if not name.endswith("num_batches_tracked")}
@@ -73,7 +73,7 @@ PARAMETERS = {  # as the papers and torchvision's documentation have them
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_published_numbers_of_parameters(name, count):
-    net = nets.bind(tensors(RESNETS[name]), name)
+    net = families.bind(tensors(RESNETS[name]), name)
     trained = [b for layer in net.layers if layer.type != "BatchNorm" for b in layer.blobs]
     assert sum(blob.count for blob in trained) == count
 
@@ -87,12 +87,12 @@ def test_published_numbers_of_parameters(name, count):
     ],
 )
 def test_names_of_the_older_converter(name, is_called):
-    assert nets.find(name).name == is_called
+    assert families.find(name).name == is_called
 
 
 def test_classes_channels_and_depth_come_from_the_tensors():
     odd = ResNet("x", True, (1, 2, 1, 5), 2, 32, classes=7, channels=4)
-    net = nets.bind(tensors(odd))
+    net = families.bind(tensors(odd))
     assert net.name == "resnet"
     assert net.preprocessing is None
     assert net.input_shapes == ((1, 4, 224, 224),)
@@ -104,20 +104,20 @@ def test_a_wrong_net_says_what_does_not_fit_and_what_would():
     with pytest.raises(
         NetError, match=r"does not fit resnet50: layer1.0.conv1.weight is .* and \d+ more; resnet18 fits"
     ):
-        nets.bind(held, "resnet50")
+        families.bind(held, "resnet50")
     with pytest.raises(NetError, match="no net called 'resnet5O'; did you mean resnet50"):
-        nets.bind(held, "resnet5O")
+        families.bind(held, "resnet5O")
     with pytest.raises(NetError, match="no built-in net has tensors like these"):
-        nets.bind({"w": held["conv1.weight"]})
+        families.bind({"w": held["conv1.weight"]})
 
 
 def test_tensors_that_a_net_does_not_have_are_named_and_never_guessed_away():
     held = tensors(RESNETS["resnet18"])
     held["layer1.0.se.weight"] = replace(held["bn1.weight"], name="layer1.0.se.weight")
     with pytest.raises(NetError, match="looks like resnet18, but holds more: layer1.0.se.weight; .*`net=resnet18`"):
-        nets.bind(held)
+        families.bind(held)
     assert any(
-        "left out, no part of resnet18: layer1.0.se.weight" in note for note in nets.bind(held, "resnet18").notes
+        "left out, no part of resnet18: layer1.0.se.weight" in note for note in families.bind(held, "resnet18").notes
     )
 
 
@@ -125,22 +125,22 @@ def test_a_missing_or_misshapen_tensor_is_named():
     held = tensors(RESNETS["resnet18"])
     del held["bn1.running_var"]
     with pytest.raises(NetError, match="looks like resnet18, but bn1.running_var is missing"):
-        nets.bind(held)
+        families.bind(held)
     held = tensors(RESNETS["resnet18"])
     held["layer2.1.bn1.bias"] = held["bn1.bias"]
     with pytest.raises(NetError, match=r"layer2.1.bn1.bias is \[64\], not \[128\]"):
-        nets.bind(held)
+        families.bind(held)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 224, 224), (1, 3, 224), (0, 3, 8, 8)])
 def test_an_input_shape_that_does_not_fit_is_refused(shape):
     with pytest.raises(NetError, match="input shape"):
-        nets.bind(tensors(RESNETS["resnet18"]), input_shape=shape)
+        families.bind(tensors(RESNETS["resnet18"]), input_shape=shape)
 
 
 def test_a_backbone_without_fc_converts_as_such():
     held = {name: t for name, t in tensors(RESNETS["resnet50"]).items() if not name.startswith("fc.")}
-    net = nets.bind(held)
+    net = families.bind(held)
     assert net.name == "resnet50" or net.name == "resnet"
     assert net.layers[-1].name == "flatten"
     assert any("no fc" in note for note in net.notes)
@@ -150,7 +150,7 @@ def test_a_backbone_without_fc_converts_as_such():
 
 
 def bound(name="resnet50"):
-    return nets.bind(tensors(RESNETS[name]), name)
+    return families.bind(tensors(RESNETS[name]), name)
 
 
 def test_layers_are_called_like_torch_s_modules():

@@ -8,10 +8,10 @@ from small_nets import inputs, layer
 
 from streamexport.caffe import caffe_pb2, codec
 from streamexport.errors import NetError
+from streamexport.net.graph import Net
 from streamexport.net.inference import Step, fits, infer
 from streamexport.net.operations import Convolution, Crop, Permute, Slice
 from streamexport.net.windows import Window
-from streamexport.nets.graph import Net
 
 IMAGE = (2, 6, 7, 9)
 

@@ -14,7 +14,7 @@ from test_faults import Net, convert
 import streamexport
 from streamexport import Options
 from streamexport.errors import NetError
-from streamexport.nets.operators.registry import OPERATORS
+from streamexport.tracing.operators.registry import OPERATORS
 
 
 def schema_of(name: str) -> torch.FunctionSchema:
@@ -74,9 +74,7 @@ def test_an_overload_that_nobody_registered_is_refused(tmp_path, monkeypatch):
 
 # The user's own
 
-HEAD = (
-    "from streamexport.net.operations import ReLU\nfrom streamexport.nets.operators import UnsupportedError, operator\n"
-)
+HEAD = "from streamexport.net.operations import ReLU\nfrom streamexport.tracing.operators import UnsupportedError, operator\n"
 LEAKY = "def own(scope, x):\n    return scope.pointwise(ReLU(0.25), x)\n"
 
 

@@ -25,7 +25,7 @@ from streamexport import passes
 from streamexport.caffe.formats import CAFFEMODEL
 from streamexport.caffe.prototxt import prototxt
 from streamexport.net import operations
-from streamexport.nets.graph import Net
+from streamexport.net.graph import Net
 from streamexport.passes import dialects, opencv
 from streamexport.running.forward import forward
 
@@ -198,7 +198,11 @@ def test_every_kind_has_an_entry():
     assert {kind.__name__ for kind in dialects._EXPRESSIONS} <= set(KINDS)
     package = Path(streamexport.__file__).parent
     written = ("dialects", "opencv", "outputs", "sums")
-    sources = [*(package / "nets").rglob("*.py"), *(package / "passes" / f"{name}.py" for name in written)]
+    sources = [
+        *(package / "tracing").rglob("*.py"),
+        *(package / "families").rglob("*.py"),
+        *(package / "passes" / f"{name}.py" for name in written),
+    ]
     assert sources
     for source in sources:
         nodes = list(ast.walk(ast.parse(source.read_text())))

@@ -27,9 +27,9 @@ from streamexport.caffe.hdf5 import chunks
 from streamexport.caffe.hdf5.chunks import Chunked
 from streamexport.caffe.models import open_model
 from streamexport.errors import SourceChangedError
+from streamexport.net import kernels
+from streamexport.net.graph import Blob, Layer
 from streamexport.net.operations import BatchNorm, Scale
-from streamexport.nets import kernels
-from streamexport.nets.graph import Blob, Layer
 from streamexport.passes import folding
 from streamexport.payload.pieces import Extent, Layout, Literal, Piece
 from streamexport.payload.tensors import (

@@ -15,12 +15,12 @@ from layer_kinds import Bench, Held, Way
 from test_pairs import Chain, by_opencv, by_stream, differences, write
 from torch.nn import functional as F  # noqa: N812
 
+from streamexport.net.graph import Blob
 from streamexport.net.windows import Axis, Window
-from streamexport.nets.graph import Blob
-from streamexport.nets.node import Scope
-from streamexport.nets.operands import Label, Value
-from streamexport.nets.views import View
 from streamexport.payload.pieces import Literal
+from streamexport.tracing.node import Scope
+from streamexport.tracing.operands import Label, Value
+from streamexport.tracing.views import View
 
 SIZES = ((1, 1), (1, 4), (5, 1), (2, 3), (7, 7))
 PADS = ((0, 0), (1, 1), (1, 0), (0, 1), (2, 2))

@@ -17,11 +17,11 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import streamexport
-from streamexport import Options, nets, passes
+from streamexport import Options, families, passes
 from streamexport.caffe.prototxt import prototxt
+from streamexport.net.graph import Layer, Net
 from streamexport.net.operations import Input, Pooling
 from streamexport.net.windows import LONG, Window
-from streamexport.nets.graph import Layer, Net
 from streamexport.passes import dialects, sums
 from streamexport.running.engines import open_engine
 
@@ -214,7 +214,7 @@ def test_averages_of_unknown_size_and_maxima_stay():
 def test_a_built_in_net_averages_a_large_image_in_steps(checkpoint, dialect):
     weights = streamexport.open_weights(checkpoint("resnet18")).tensors
     small, large = (
-        passes.apply(nets.bind(weights, "resnet18", (1, 3, *size)), dialect=dialect)
+        passes.apply(families.bind(weights, "resnet18", (1, 3, *size)), dialect=dialect)
         for size in ((224, 224), (2160, 3840))
     )
     names = [layer.name for layer in large.layers]

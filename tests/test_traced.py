@@ -25,12 +25,12 @@ from torch.utils._pytree import tree_leaves
 from traced_modules import MODULES
 
 import streamexport
-from streamexport import Options, nets, passes
+from streamexport import Options, families, passes
 from streamexport.caffe import caffe_pb2
 from streamexport.checking.parity import parity
 from streamexport.checkpoints import open_weights
-from streamexport.nets import traced
-from streamexport.nets.torch_resnet import module
+from streamexport.families.torch_resnet import module
+from streamexport.tracing import walk as traced
 
 FILE = ROOT / "tests" / "traced_modules.py"
 TOLERANCE = 1e-5  # of the largest number
@@ -155,14 +155,14 @@ def test_gelu_is_close_enough_over_all_that_it_changes(tmp_path):
 
 def resnet(name: str) -> torch.nn.Module:
     """For --net."""
-    return module(nets.find(name))
+    return module(families.find(name))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])
 def test_tracing_a_resnet_gives_the_net_that_is_built_in(checkpoint, name):
     tensors = open_weights(checkpoint(name)).tensors
-    found = nets.bind(tensors, f"{__file__}:resnet", (1, 3, 224, 224), json.dumps({"name": name}))
-    expected = passes.outputs.without_softmax(nets.bind(tensors, name))
+    found = families.bind(tensors, f"{__file__}:resnet", (1, 3, 224, 224), json.dumps({"name": name}))
+    expected = passes.outputs.without_softmax(families.bind(tensors, name))
     assert len(found.layers) == len(expected.layers)
     for ours, theirs in zip(found.layers, expected.layers, strict=True):
         for part in ("name", "operation", "bottoms", "tops", "origin"):
@@ -388,7 +388,7 @@ def test_a_file_in_a_package_is_imported_as_its_module(tmp_path, here, net):
 def test_a_package_of_another_repository_is_not_taken_for_the_one_that_is_named(tmp_path):
     for name in ("one", "two"):
         repository(tmp_path / name)
-    code = "import sys\nfrom streamexport.nets.modules import find\nfor net in sys.argv[1:]: find(net, None)"
+    code = "import sys\nfrom streamexport.tracing.modules import find\nfor net in sys.argv[1:]: find(net, None)"
     nets = [f"{tmp_path}/{name}/models/yolo.py:Model" for name in ("one", "one", "two")]
     done = subprocess.run([sys.executable, "-c", code, *nets], capture_output=True, text=True)
     assert (

@@ -10,9 +10,9 @@ import pytest
 import torch
 from test_extents import rendered
 
-from streamexport.nets import kernels
-from streamexport.nets.views import View
+from streamexport.net import kernels
 from streamexport.payload.tensors import FLOAT32, Stored
+from streamexport.tracing.views import View
 
 
 def carried_out(view: View) -> torch.Tensor:

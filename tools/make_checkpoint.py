@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from streamexport.checkpoints.torch_legacy import PROTOCOL
 from streamexport.cli.arguments import size
-from streamexport.nets import find
-from streamexport.nets.resnet import ResNet, Spec
+from streamexport.families import find
+from streamexport.families.resnet import ResNet, Spec
 from streamexport.payload.tensors import DTYPES, contiguous_strides
 from streamexport.sources.signatures import TORCH_LEGACY
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from ..errors import NetError
 from ..net import operations as ops
+from ..net.graph import Layer, Net
 from ..net.operations import Operation
 from ..net.windows import Pair, Window
-from ..nets.graph import Layer, Net
 from .caffe_pb2 import (
     ConvolutionParameter,
     EltwiseParameter,

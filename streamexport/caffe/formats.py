@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..errors import OutputError
-from ..nets.graph import Layer, Net
+from ..net.graph import Layer, Net
 from ..payload.pieces import Layout
 from . import shards
 from .caffemodel import writing as caffemodel

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import NetError
-from ..nets.graph import Net
+from ..net.graph import Net
 from ..sources import Path, open_source
 from .codec import encode
 

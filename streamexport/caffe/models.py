@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from ..errors import FormatError, NetError, judging
-from ..nets.graph import Layer, Net
+from ..net.graph import Layer, Net
 from ..payload.pieces import Source
 from ..sources import Path, open_source
 from ..sources.index import shards

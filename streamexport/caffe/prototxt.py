@@ -10,8 +10,8 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from ..errors import FormatError, NetError, judging
+from ..net.graph import Net
 from ..net.operations import Opaque
-from ..nets.graph import Net
 from ..payload.pieces import Extent, Layout, Piece, Source
 from ..sources import open_source
 from . import codec

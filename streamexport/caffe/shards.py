@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import LimitError
-from ..nets.graph import Layer, Net
+from ..net.graph import Layer, Net
 
 
 def split(net: Net, limit: int, overhead: int, layer_size: Callable[[Layer], int]) -> list[Net]:

@@ -22,9 +22,9 @@ from ..conversion import names, record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import NetError
+from ..net.fitting import Bound
+from ..net.graph import Call, Layer, Net
 from ..net.operations import Rearrange, Softmax
-from ..nets.fitting import Bound
-from ..nets.graph import Call, Layer, Net
 from ..payload.tensors import FLOAT16
 from ..running.engines import open_engine
 from ..running.forward import forward_layers

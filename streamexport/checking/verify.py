@@ -13,8 +13,8 @@ from ..conversion import names, record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import NetError
-from ..nets.fitting import Bound
-from ..nets.graph import Blob, Layer
+from ..net.fitting import Bound
+from ..net.graph import Blob, Layer
 from ..payload.pieces import BUFFER, Piece
 from ..payload.tensors import DType
 from ..sources import Path

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from .. import nets
+from .. import families
 from ..caffe.formats import FORMATS
 from ..conversion.convert import convert
 from ..conversion.plan import Plan, plan
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
     options = arguments.chosen(given)
     if not given.inputs:
         raise NetError("no checkpoint is given", advice=_where_to_get(options.net))
-    if given.save_root and options.net == nets.AUTO:
+    if given.save_root and options.net == families.AUTO:
         raise NetError("--save-root names files after the net", advice="name it with --net")
     output = given.output if given.output is not None else os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
@@ -99,9 +99,9 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _where_to_get(net: str) -> str:
-    if net == nets.AUTO:
+    if net == families.AUTO:
         return "name the file that torch.save wrote"
-    url = nets.WSL_URLS.get(nets.find(net).name)
+    url = families.WSL_URLS.get(families.find(net).name)
     return f"the official file is {url}; fetch it and name it" if url else "torchvision has the weights of this net"
 
 

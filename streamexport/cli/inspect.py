@@ -18,7 +18,7 @@ from ..checkpoints.storages import Unreadable
 from ..conversion import record
 from ..counting.costs import Cost, costs
 from ..errors import FormatError, NetError, one_line
-from ..nets.graph import Net
+from ..net.graph import Net
 from ..payload.pieces import Layout, Literal
 from ..sources import open_source
 from ..sources.signatures import is_model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from math import prod
 
-from ..nets import WSL_URLS
-from ..nets.resnet import RESNETS, ResNet
+from ..families import WSL_URLS
+from ..families.resnet import RESNETS, ResNet
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from ..conversion import record
 from ..conversion.bound import bind
 from ..conversion.options import Options
 from ..errors import AbsentError, EngineError, NetError, VerifyError, one_line
-from ..nets.fitting import Bound
+from ..net.fitting import Bound
 from ..payload.pieces import Source
 from ..running.engines import CAFFE_PYTHON, ENGINES
 from ..sources import open_source

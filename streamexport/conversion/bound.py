@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from .. import nets, passes
+from .. import families, passes
 from ..checkpoints import Weights, open_checkpoints
 from ..errors import Error, FaultError, NetError
+from ..families.resnet import EPSILON
+from ..net.fitting import Bound, listed
+from ..net.graph import Net
 from ..net.inference import infer
-from ..nets import modules
-from ..nets.fitting import Bound, listed
-from ..nets.graph import Net
-from ..nets.resnet import EPSILON
 from ..passes import dialects, preprocessing
 from ..sources import Path
+from ..tracing import modules
 from .options import Options
 
 
@@ -53,11 +53,11 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
 def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Bound]:
     """The checkpoints, opened, and the net that their tensors are, as it is before all passes."""
     refusal = partial(dialects.refusal, dialect=options.dialect)
-    architecture = nets.architecture(
+    architecture = families.architecture(
         options.net, options.net_args, options.eps, options.end, refusal, options.operators, options.forward_args
     )
     if options.prefix is not None:
-        architecture = nets.Under(options.prefix, architecture)
+        architecture = families.Under(options.prefix, architecture)
     weights = open_checkpoints(checkpoints, options.key, architecture.fits)
     try:
         return weights, architecture.bind(weights.tensors, options.input_shape)

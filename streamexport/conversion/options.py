@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .. import nets
+from .. import families
 from ..errors import NetError
-from ..nets.inputs import InputShape, joined
+from ..net.inputs import InputShape, joined
 from ..passes import dialects, folding, naming, precision
 
 
@@ -39,7 +39,7 @@ class Options:
     eps : epsilon of BatchNorm in built-in nets; None for 1e-5
     """
 
-    net: str = nets.AUTO
+    net: str = families.AUTO
     net_args: str | None = None
     operators: str | None = None
     key: str | None = None

@@ -10,19 +10,19 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .. import nets
+from .. import families
 from .._version import __version__
 from ..caffe import formats, identity
 from ..caffe.formats import Format
 from ..caffe.models import open_models
 from ..caffe.prototxt import prototxt as prototxt_text
 from ..errors import NetError, OutputError, one_line
-from ..nets import modules
-from ..nets.graph import Net
+from ..net.graph import Net
 from ..passes import precision
 from ..payload.pieces import Layout, Source
 from ..sources import Path, open_source
 from ..sources.signatures import is_model, split
+from ..tracing import modules
 from . import record, targets
 from .bound import bind
 from .consumers import Written, runs_in
@@ -102,7 +102,7 @@ def plan(
         text = _text(net, options, sources, made)
     made = identity.of_part(net, made, max_file_size, __version__)
     chosen, layouts = _laid_out(net, made, (formats.named(form),) if form else place.formats, max_file_size, align)
-    is_named = options.net == nets.AUTO or modules.is_named(options.net)  # else the user has said what it is called
+    is_named = options.net == families.AUTO or modules.is_named(options.net)  # else the user has said what it is called
     target = place.target((net.name or pathlib.Path(given[0]).stem) if is_named else options.net, chosen)
     if align and (chosen.aligned is None or max_file_size is not None):
         raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out `align=`")

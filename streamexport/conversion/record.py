@@ -15,10 +15,10 @@ from typing import Any
 from .._version import __version__
 from ..caffe import identity
 from ..errors import NetError
-from ..nets import modules
-from ..nets.graph import Net
+from ..net.graph import Net
 from ..payload.pieces import Source
 from ..sources import Path
+from ..tracing import modules
 from .options import Options
 
 LISTS = {"end": (str,), "mean": (int, float), "std": (int, float)}

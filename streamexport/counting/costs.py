@@ -15,10 +15,10 @@ from math import prod
 
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError
+from ..net.graph import Net
 from ..net.inference import Step, infer
+from ..net.inputs import InputShape, split
 from ..net.operations import Shape
-from ..nets.graph import Net
-from ..nets.inputs import InputShape, split
 
 FLOAT_SIZE = 4
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from ..caffe.prototxt import read_prototxt
 from ..errors import FormatError, NetError
+from ..net.graph import Net
 from ..net.operations import Input, Softmax
-from ..nets.graph import Net
 from ..running.engines import open_engine
 from .images import TORCH, ImageSet, Transform, check_exist, open_images, read_image, read_lines
 

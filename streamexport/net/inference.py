@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 
 from ..errors import NetError
-from ..nets.graph import Layer, Net
+from .graph import Layer, Net
 from .operations import Input, Shape
 
 AXES_LIMIT, COUNT_LIMIT = 32, 2**63 - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..nets.graph import Net
+from ..net.graph import Net
 from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sharing, sums
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ..net.graph import Layer, Net
 from ..net.operations import Dropout, Flatten, InnerProduct, Input, Power
-from ..nets.graph import Layer, Net
 
 NOTHING = Power()
 """A Power that changes nothing."""

@@ -9,7 +9,7 @@ Nets come with three things that not all of them know, and leave in words that t
     Clip, which is BVLC master's
         opencv, ssd `ReLU6` between 0 and 6; else as in portable
         portable    ReLU of the distance from the upper limit, where the lower one is 0; else maxima with limits
-    Rearrange, which is nobody's: the elements of a blob in another order (`nets.views`)
+    Rearrange, which is nobody's: the elements of a blob in another order (`tracing.views`)
         opencv, ssd Reshape, `Permute`, Reshape
         portable, bvlc  a 1x1 convolution that picks channels; anything else is refused
 
@@ -25,6 +25,8 @@ from itertools import product
 from math import prod
 
 from ..errors import NetError
+from ..net import kernels
+from ..net.graph import InexpressibleError, Layer, Net
 from ..net.operations import (
     Clip,
     Convolution,
@@ -41,8 +43,6 @@ from ..net.operations import (
     Shape,
 )
 from ..net.windows import ONE_PIXEL, Window
-from ..nets import kernels
-from ..nets.graph import InexpressibleError, Layer, Net
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")

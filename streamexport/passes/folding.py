@@ -19,9 +19,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..errors import NetError
+from ..net.graph import Blob, Layer, Net, computed
+from ..net.kernels import Filled
 from ..net.operations import BatchNorm, Convolution, InnerProduct, Operation, Scale
-from ..nets.graph import Blob, Layer, Net, computed
-from ..nets.kernels import Filled
 from ..payload.pieces import Extent, Source
 from ..payload.tensors import FLOAT32, FLOAT64, Cast, Computed
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from ..net.graph import Layer, Net
 from ..net.operations import BatchNorm, Crop, Input, Pooling, Scale, Softmax
-from ..nets.graph import Layer, Net
 
 STYLES = ("torch", "classic")
 

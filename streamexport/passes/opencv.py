@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 
+from ..net.graph import Layer, Net
 from ..net.inference import ranks_of
 from ..net.operations import Merge, Reshape
-from ..nets.graph import Layer, Net
 
 READ_BY_OPENCV = ("portable", "opencv", "ssd")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from ..net.graph import Layer, Net
 from ..net.operations import Flatten, Input, Rearrange, Reshape, Softmax, Split
-from ..nets.graph import Layer, Net
 from .cleaning import without_dead
 
 MOVES = (Reshape, Flatten, Rearrange)

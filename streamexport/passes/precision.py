@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..net.graph import Blob, Layer, Net, computed
 from ..net.operations import KINDS
-from ..nets.graph import Blob, Layer, Net, computed
 from ..payload.tensors import FLOAT16, FLOAT32, Cast, DType
 
 STORED = ("float32", "float16")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import isfinite
 
 from ..errors import NetError
-from ..nets.graph import Net, Preprocessing
+from ..net.graph import Net, Preprocessing
 
 ORDERS = {1: "grey", 3: "RGB"}
 OTHER_ORDER = "channels in torch's order"

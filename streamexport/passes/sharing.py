@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..nets.graph import Layer, Net
+from ..net.graph import Layer, Net
 from .opencv import READ_BY_OPENCV
 
 

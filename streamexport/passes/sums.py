@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
+from ..net.graph import Layer, Net
 from ..net.operations import Flatten, Operation, Pooling, Power, Reshape, Scale, Shape, Softmax
 from ..net.windows import LONG, Window
-from ..nets.graph import Layer, Net
 
 MOST = 256
 """Elements of a step. For equal ones, the worst there are, three such steps come to 1e-5 of them."""

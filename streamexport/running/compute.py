@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ..net import operations as ops
+from ..net.graph import Blob
 from ..net.operations import Operation, Shape
 from ..net.operations.normalizations import covered
 from ..net.operations.operation import axis_of
 from ..net.windows import Window
-from ..nets.graph import Blob
 from ..payload.tensors import FLOAT32
 
 WEIGHTS = 6 << 20

@@ -27,8 +27,8 @@ from typing import IO, TYPE_CHECKING
 
 from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
+from ..net.graph import Layer, Net
 from ..net.operations import Input
-from ..nets.graph import Layer, Net
 from ..sources import Path, open_source
 from ..sources.signatures import kind_of, split
 from . import worker

@@ -23,9 +23,9 @@ from ..caffe import identity
 from ..caffe.models import open_models
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError, need
+from ..net.graph import Blob, Layer
 from ..net.inference import Step, fits, infer
 from ..net.operations import Input
-from ..nets.graph import Blob, Layer
 
 if TYPE_CHECKING:
     import torch

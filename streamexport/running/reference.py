@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError, reason
-from ..nets.graph import Call
-from ..nets.inputs import Arguments
-from ..nets.modules import Maker, loaded, on_cpu
+from ..net.graph import Call
+from ..net.inputs import Arguments
 from ..payload.tensors import Tensor
+from ..tracing.modules import Maker, loaded, on_cpu
 
 if TYPE_CHECKING:
     import torch

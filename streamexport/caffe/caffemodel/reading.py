@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, NoReturn
 from google.protobuf.message import DecodeError
 
 from ...errors import FormatError, TruncatedError
+from ...net.graph import Blob, Layer, Net
 from ...net.operations import Opaque
-from ...nets.graph import Blob, Layer, Net
 from ...payload.pieces import Extent, Layout, Literal, Piece, Source
 from ...payload.tensors import DTYPES, FLOAT16, FLOAT32, FLOAT64, Computed, DType
 from ...sources.cursor import WINDOW, Cursor

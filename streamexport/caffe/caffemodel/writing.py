@@ -17,8 +17,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from ...net.graph import Blob, Layer, Net
 from ...net.operations import Opaque
-from ...nets.graph import Blob, Layer, Net
 from ...payload.pieces import Extent, Layout, Literal, Piece
 from ...payload.tensors import FLOAT16, FLOAT64
 from ..caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter

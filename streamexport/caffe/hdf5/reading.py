@@ -26,8 +26,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import FormatError, SourceError, TruncatedError, absent
+from ...net.graph import LARGEST, Blob, Layer, Net
 from ...net.operations import Opaque
-from ...nets.graph import LARGEST, Blob, Layer, Net
 from ...payload.pieces import Extent, Layout, Literal, Piece, Source
 from ...payload.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored
 from ...sources.local import LocalFile

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import NetError
-from ...nets.graph import Blob, Layer, Net
+from ...net.graph import Blob, Layer, Net
 from ...payload.pieces import Extent, Layout, Literal, Piece
 from ...sources.local import LocalFile
 

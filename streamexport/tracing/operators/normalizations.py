@@ -11,9 +11,9 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ...net import kernels
 from ...net.operations import MVN, BatchNorm, Pooling, Scale
 from ...net.windows import LONG
-from .. import kernels
 from ..arranged import Arranged, arrange
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value

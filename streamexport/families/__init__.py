@@ -11,11 +11,12 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import NetError
+from ..net import fitting, inputs
+from ..net.fitting import Bound, Shapes
+from ..net.graph import DEFAULT_SIZE, LARGEST, Net, Refusal
+from ..net.inputs import InputShape
 from ..payload.tensors import Tensor
-from . import fitting, inputs, modules
-from .fitting import Bound, Shapes
-from .graph import DEFAULT_SIZE, LARGEST, Net, Refusal
-from .inputs import InputShape
+from ..tracing import modules
 from .resnet import ANCHOR, EPSILON, RESNETS, TAKEN_FOR_GRANTED, ResNet, adapted, recognise
 
 if TYPE_CHECKING:

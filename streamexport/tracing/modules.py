@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import Error, NetError, missing, reason
+from ..net import fitting, inputs
+from ..net.fitting import Bound, Shapes, Wanted
+from ..net.graph import DEFAULT_SIZE, Refusal
+from ..net.inputs import InputShape
 from ..payload.pieces import BUFFER
 from ..payload.tensors import Computed, Stored, Strided, Tensor
-from . import fitting, inputs
-from .fitting import Bound, Shapes, Wanted
-from .graph import DEFAULT_SIZE, Refusal
-from .inputs import InputShape
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +158,7 @@ class UserNet:
         return any(not fit.misfits for fit in self._fits(tensors))
 
     def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
-        from . import traced
+        from . import walk as traced
 
         fit = fitting.only(self._fits(tensors), tensors, self.name)
         held = fitting.bound(fit, tensors)

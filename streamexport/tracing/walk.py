@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, FaultError, NetError, reason
+from ..net.graph import Call, Layer, Net, Refusal
+from ..net.inputs import Argument, Arguments
 from ..net.operations import Input
 from ..payload.tensors import Tensor
 from . import ends, modules
 from .builder import Builder
 from .complaints import explained
-from .graph import Call, Layer, Net, Refusal
-from .inputs import Argument, Arguments
 from .node import Node, Scope
 from .operands import Constant, Label, UnsupportedError, Value
 from .views import View

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, prod
 
+from ...net import kernels
+from ...net.graph import Blob
 from ...net.operations import InnerProduct
 from ...net.windows import Axis, Window
-from .. import kernels
 from ..arranged import arrange
-from ..graph import Blob
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ...net.graph import Blob, computed
+from ...net.kernels import Embedded
 from ...net.operations import InnerProduct
 from ...net.windows import Axis, Window, pair
 from ..arranged import arrange
-from ..graph import Blob, computed
-from ..kernels import Embedded
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View

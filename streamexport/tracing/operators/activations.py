@@ -6,8 +6,8 @@ from dataclasses import replace
 from math import inf, pi, prod
 from typing import Any
 
+from ...net import kernels
 from ...net.operations import BNLL, ELU, Clip, Exp, Log, PReLU, ReLU, Sigmoid, Softmax, TanH
-from .. import kernels
 from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value

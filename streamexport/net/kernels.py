@@ -12,10 +12,10 @@ from math import prod
 from sys import byteorder
 from typing import TYPE_CHECKING
 
-from ..net.windows import Axis, Window
 from ..payload.pieces import Extent, Literal, Source
 from ..payload.tensors import FLOAT32, Computed
 from .graph import Blob, computed
+from .windows import Axis, Window
 
 if TYPE_CHECKING:
     from ..payload.tensors import Array

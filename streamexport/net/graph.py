@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from math import prod
 
 from ..errors import LimitError, NetError
-from ..net.operations import Input, Operation
 from ..payload.pieces import Piece, Source
 from ..payload.tensors import FLOAT32, Computed, DType, Stored
+from .operations import Input, Operation
 
 LARGEST = 2**31 - 1
 """Elements of a blob: Caffe counts them with an int."""

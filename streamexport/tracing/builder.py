@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from .graph import Call, Layer
+from ..net.graph import Call, Layer
 from .operands import Label, Value
 from .views import Shape, View
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import zip_longest
 from math import prod
 
+from ...net import kernels
 from ...net.operations import AbsVal, Exp, Log, Scale
-from .. import kernels
 from ..arranged import arrange, arrange_alike
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ..net.fitting import COUNTER, Wanted
+from ..net.graph import Blob, Call, Layer, Net, Preprocessing
 from ..net.operations import (
     BatchNorm,
     Convolution,
@@ -26,8 +28,6 @@ from ..net.operations import (
 from ..net.windows import LONG, Window
 from ..payload.pieces import Literal
 from ..payload.tensors import Shaped, Tensor
-from .fitting import COUNTER, Wanted
-from .graph import Blob, Call, Layer, Net, Preprocessing
 
 Spec = tuple[str, str, tuple[int, ...]]
 """A tensor of a state dict: name, dtype, shape."""

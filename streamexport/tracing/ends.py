@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..errors import NetError
-from .graph import Call
+from ..net.graph import Call
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -7,9 +7,9 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from ...net import kernels
 from ...net.operations import AbsVal, Pooling
 from ...net.windows import LONG, Window
-from .. import kernels
 from ..arranged import arrange
 from ..node import Scope
 from ..operands import Operand, UnsupportedError, Value

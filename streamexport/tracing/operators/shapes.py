@@ -8,9 +8,9 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
+from ...net import kernels
 from ...net.operations import Concat, InnerProduct, Pooling, Slice
 from ...net.windows import Axis, Window
-from .. import kernels
 from ..arranged import arrange, arrange_alike
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ..net import kernels
+from ..net.graph import Blob, Layer
 from ..net.operations import Convolution, Deconvolution, Eltwise, Flatten, Operation, Power, Rearrange, Reshape
 from ..net.windows import ONE_PIXEL, Axis, Window
 from ..payload.pieces import Literal
 from ..payload.tensors import FLOAT32
-from . import kernels
 from .builder import Builder
-from .graph import Blob, Layer
 from .operands import Constant, Label, Operand, UnsupportedError, Value
 from .views import Shape, View
 

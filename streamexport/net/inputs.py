@@ -13,8 +13,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError
-from ..net.operations import Shape
 from .graph import LARGEST
+from .operations import Shape
 
 if TYPE_CHECKING:
     from torch import nn
