@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FormatError, NetError, SourceError, absent, missing, one_line, reason
-from ..families.resnet import IMAGENET
+from ..net.graph import IMAGENET
 from ..sources import open_source
 
 if TYPE_CHECKING:

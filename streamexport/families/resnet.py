@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..net.fitting import COUNTER, Wanted
-from ..net.graph import Blob, Call, Layer, Net, Preprocessing
+from ..net.graph import IMAGENET, Blob, Call, Layer, Net
 from ..net.operations import (
     BatchNorm,
     Convolution,
@@ -36,7 +36,6 @@ ANCHOR = "layer1.0.conv1.weight"
 """A tensor that every net of the family has, and no other part of it by a name that ends so."""
 
 EPSILON = 1e-5  # torch's default for BatchNorm2d
-IMAGENET = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ONE = Literal(b"\x00\x00\x80\x3f")  # BatchNorm's third blob, by which Caffe divides the first two: 1.0
 TAKEN_FOR_GRANTED = (
     "taken for granted, since shapes do not show it: stages stride in their first 3x3 convolution, no dilation"

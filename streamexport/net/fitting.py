@@ -236,3 +236,10 @@ def _bare(name: str) -> str:
     if WRAPPERS.isdisjoint(parts):
         return name
     return ".".join(part for part in parts if part not in WRAPPERS)
+
+
+def no_end(name: str, known: Sequence[str]) -> NetError:
+    """What says that a net has nothing of this name."""
+    near = get_close_matches(name, known, 3)
+    advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {known[-1]}" if known else None
+    return NetError(f"there is no layer {name!r} to end with", advice=advice)

@@ -112,6 +112,10 @@ class Preprocessing:
         return f"{self.order}, pixels 0..{self.white}, minus mean {list(self.mean)}{divided}"
 
 
+IMAGENET = Preprocessing("RGB", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What torchvision's classifiers expect."""
+
+
 @dataclass(frozen=True)
 class Net:
     """Layers in execution order. It alone is enough to write the prototxt.

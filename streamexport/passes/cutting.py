@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ..net.fitting import no_end
 from ..net.graph import Layer, Net
-from ..tracing.ends import no_end
 from .cleaning import without_dead
 
 

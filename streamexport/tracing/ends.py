@@ -7,12 +7,11 @@ whole one. A module is called by its path and stands for the last thing that it 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..errors import NetError
+from ..net.fitting import no_end
 from ..net.graph import Call
 
 if TYPE_CHECKING:
@@ -121,13 +120,6 @@ class Graph:
                 last.insert(0, paths[node])
                 covered |= ancestors([node])
         return last if len(last) <= FEW else last[-1:]
-
-
-def no_end(name: str, known: Sequence[str]) -> NetError:
-    """What says that a net has nothing of this name."""
-    near = get_close_matches(name, known, 3)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"the last one is {known[-1]}" if known else None
-    return NetError(f"there is no layer {name!r} to end with", advice=advice)
 
 
 def ancestors(nodes: Iterable[Node]) -> set[Node]:
