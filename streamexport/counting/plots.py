@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 QUANTITIES = {"multiply_adds": "multiply-adds", "parameters": "parameters", "activation_bytes": "activations"}
-COLOURS = {"Convolution": "#33618f", "Deconvolution": "#2a9d8f", "InnerProduct": "#d1622b"}
+COLOURS = ("#33618f", "#d1622b", "#2a9d8f", "#8f6bb3", "#c2a83e")
+"""Of the types of layers that have arithmetic, in the order of the net."""
 OTHERS = "#b4b8bd"
 NAMES = 90
 """Layers' names that fit beside each other."""
@@ -40,9 +41,10 @@ def _draw(axes: Axes, costs: Sequence[Cost], sizes: Sequence[int], name: str) ->
     """A bar for each layer, as high as what it costs."""
     from matplotlib.ticker import EngFormatter
 
+    colours = _colours(costs)
     unit = "B" if name == "activations" else ""
     axes.set_title(f"{name}: {EngFormatter(unit, places=2)(sum(sizes)).strip()}", loc="left", fontsize=10)
-    axes.bar(range(len(sizes)), sizes, 0.85, color=[COLOURS.get(cost.type, OTHERS) for cost in costs])
+    axes.bar(range(len(sizes)), sizes, 0.85, color=[colours.get(cost.type, OTHERS) for cost in costs])
     axes.yaxis.set_major_formatter(EngFormatter(unit))
     axes.grid(axis="y", color="#e4e6e8")
     axes.set_axisbelow(True)
@@ -50,12 +52,15 @@ def _draw(axes: Axes, costs: Sequence[Cost], sizes: Sequence[int], name: str) ->
     axes.margins(x=0.01)
 
 
+def _colours(costs: Sequence[Cost]) -> dict[str, str]:
+    return dict(zip(dict.fromkeys(cost.type for cost in costs if cost.multiply_adds), COLOURS, strict=False))
+
+
 def _explain_colours(axes: Axes, costs: Sequence[Cost]) -> None:
     from matplotlib.patches import Patch
 
-    types = {cost.type for cost in costs}
-    shown = {kind: colour for kind, colour in COLOURS.items() if kind in types}
-    if types.difference(COLOURS):
+    shown = _colours(costs)
+    if not shown.keys() >= {cost.type for cost in costs}:
         shown["other layers"] = OTHERS
     patches = [Patch(color=colour, label=kind) for kind, colour in shown.items()]
     axes.legend(
