@@ -473,7 +473,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         lambda x: torch.maximum(torch.stack((x, torch.ones(1, 4, 9, 12)), 1).flatten(1, 2), torch.linspace(-1, 1, 12))
     ),
     "without a batch": fn(
-        lambda x: F.linear(x.squeeze(0).softmax(0) + x.mean((0, 2, 3))[:, None, None], torch.ones(5, 12))
+        lambda x: F.linear(x[0].softmax(0) + x.mean((0, 2, 3))[:, None, None], torch.ones(5, 12)) * x[0].amax(0)[:, :1]
     ),
     "a number": fn(lambda x: x.mean()),
 }

@@ -103,6 +103,9 @@ def broadcast(scope: Scope, x: Value, shape: Shape, part: str = "spread") -> Val
     x = replace(x, view=x.view.squeezed(own))
     if own == shape:
         return x
+    if own[0] != shape[0] and len(shape) < 4 and scope.builder.batch == 1:  # a batch that torch does not have here
+        led = replace(x, view=x.view.squeezed((1, *own)))
+        return replace(broadcast(scope, led, (1, *shape), part), view=View.of(shape))
     if not 2 <= len(shape) <= 4 or own[0] != shape[0]:
         raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
     few, many = _as_image(own), _as_image(shape)
