@@ -29,11 +29,11 @@ from ...payload.pieces import Extent, Layout, Literal, Piece, Source
 from ...payload.tensors import DTYPES, FLOAT16, FLOAT32, FLOAT64, Computed, DType
 from ...sources.cursor import WINDOW, Cursor
 from ..caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
+from .wire import DELIMITED, FIXED32, FIXED64, VARINT, tag
 
 if TYPE_CHECKING:
     from ...payload.tensors import Array
 
-VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 LAYERS_V1 = 2  # NetParameter.layers
 MOST_LAYERS = 100_000
 SHORT = 5  # bytes that protobuf allows a tag or a length, which need not be written in the fewest
@@ -125,7 +125,7 @@ class _Reader:
             elif field.number == 6:
                 blobs.append(self.blob(field))
             elif field.number in _V1_FIELDS:
-                unread.append(Literal(_tag(_V1_FIELDS[field.number], field.type)))
+                unread.append(Literal(tag(_V1_FIELDS[field.number], field.type)))
                 unread.append(self.extent(field.tagged, field.end))
         self.check(unread, LayerParameter, f"layer {name}")
         return Layer(name, Opaque(kind, Layout.of(unread).pieces), tuple(bottoms), tuple(tops), tuple(blobs))
@@ -283,11 +283,6 @@ class Unpacked(Computed):
         self.run.render(first * step, last * step, tagged.data.cast("B"))
         values: Array = tagged[:, 1:].copy().view(self.dtype.code)[:, 0]
         return values
-
-
-def _tag(number: int, kind: int) -> bytes:
-    key = number << 3 | kind
-    return bytes((key,)) if key < 0x80 else bytes((key & 0x7F | 0x80, key >> 7))
 
 
 _RAW_TYPES: Mapping[int, DType] = {BlobProto.DOUBLE: FLOAT64, BlobProto.FLOAT: FLOAT32, BlobProto.FLOAT16: FLOAT16}

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from ...payload.pieces import Literal, Piece
 
-DELIMITED = 2
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 def varint(value: int, width: int = 1) -> bytes:

@@ -31,7 +31,7 @@ from ...net.operations import Opaque
 from ...payload.pieces import Extent, Layout, Literal, Piece, Source
 from ...payload.tensors import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Cast, Computed, DType, Stored
 from ...sources.local import LocalFile
-from . import worker
+from . import POSITION, RECORD, SOURCES, TYPE, worker
 from .chunks import LITTLE, PLACE, Chunked, Chunks
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class _Reader:
 
     def judged(self, rows: Iterator[Row]) -> Net:
         root = next(rows)
-        self.recorded = self.sources(_attribute(root, "streamexport_sources", str, "", self.fail))
-        record = _attribute(root, "streamexport", str, "", self.fail).encode("utf-8", "surrogateescape")
+        self.recorded = self.sources(_attribute(root, SOURCES, str, "", self.fail))
+        record = _attribute(root, RECORD, str, "", self.fail).encode("utf-8", "surrogateescape")
         if "outside" in root:
             self.fail_outside(root, "the group /data")
         if "problem" in root:
@@ -104,7 +104,7 @@ class _Reader:
             while row is not None and "blob" in row:
                 blobs.append(row)
                 row = next(rows, None)
-            position = _attribute(head, "position", int, 0, self.fail)
+            position = _attribute(head, POSITION, int, 0, self.fail)
             placed.append((position, self.layer(head, blobs)))
             if len(placed) > MOST_LAYERS:
                 self.fail(f"has more than {MOST_LAYERS} layers")
@@ -141,7 +141,7 @@ class _Reader:
         indices = [str(index) for index in range(len(blobs))]
         if odd := sorted(by_index.keys() - set(indices)):
             self.fail(f"has a member {odd[0]!r} that is no blob", where)
-        kind = _attribute(row, "type", str, "", lambda what: self.fail(what, where))
+        kind = _attribute(row, TYPE, str, "", lambda what: self.fail(what, where))
         made = (self.blob(by_index[index], f"{where}, blob {index}") for index in indices)
         return Layer(name, Opaque(kind), (), (), tuple(made))
 

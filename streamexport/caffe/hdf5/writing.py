@@ -26,6 +26,7 @@ from ...errors import NetError
 from ...net.graph import Blob, Layer, Net
 from ...payload.pieces import Extent, Layout, Literal, Piece
 from ...sources.local import LocalFile
+from . import POSITION, RECORD, SOURCES, TYPE
 
 LAYER_OVERHEAD, FILE_OVERHEAD = 8 << 10, 64 << 10
 """Bytes of metadata that a layer and a file take at most, with room to spare."""
@@ -50,15 +51,15 @@ def layout(net: Net, record: bytes = b"", linked: bool = False) -> Layout:
     places: list[tuple[int, Piece]] = []
     with h5py.File(kept, "w", libver="earliest") as file:
         if record:
-            file.attrs["streamexport"] = record
+            file.attrs[RECORD] = record
         if linked:
-            file.attrs["streamexport_sources"] = _identities(net)
+            file.attrs[SOURCES] = _identities(net)
         data = file.create_group("data")
         for position, layer in enumerate(net.layers):
             if layer.blobs:
                 group = data.create_group(_checked(layer, data))
-                group.attrs["type"] = layer.type
-                group.attrs["position"] = position
+                group.attrs[TYPE] = layer.type
+                group.attrs[POSITION] = position
                 for index, blob in enumerate(layer.blobs):
                     places += _add(group, str(index), blob, linked)
     return Layout.of(_merged(kept, places))
