@@ -48,7 +48,7 @@ def test_a_fault_in_an_operator_says_which_where_and_how_to_go_on(tmp_path, monk
     with pytest.raises(FaultError) as fault:
         convert(tmp_path, "Net")
     said = str(fault.value)
-    assert "aten.relu (in act at test_faults.py:22): IndexError at traced.py:" in said
+    assert "aten.relu (in act at test_faults.py:22): IndexError at walk.py:" in said
     assert ": tuple index out of range; this is a fault of streamexport's: please report it" in said
     assert "STREAMEXPORT_DEBUG=1" in said
     assert said.endswith("everything up to conv can: `end=conv`")

@@ -1,4 +1,4 @@
-"""What the nodes of a graph are called, and which of them a net may end with.
+"""What the nodes of a graph are called and where they come from, and which of them a net may end with.
 
 Names depend on the graph alone, not on what its operators become: the part of a net that ends somewhere has the names of the
 whole one. A module is called by its path and stands for the last thing that it makes, in the last of its calls.
@@ -7,8 +7,10 @@ whole one. A module is called by its path and stands for the last thing that it 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..net.fitting import no_end
@@ -173,3 +175,21 @@ def _base(node: Node) -> tuple[str, str]:
     own = (str(node.target).split(".")[1:] or [str(node.target)])[0].strip("_")
     name = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2].strip("_") or own
     return (f"{path}.{name}" if path else name), node.name
+
+
+def shapes(node: Node) -> tuple[tuple[int, ...], ...]:
+    """Of all its results, as torch says; () for what is no tensor."""
+    found = node.meta.get("val", ())
+    several = found if isinstance(found, (list, tuple)) else [found]
+    return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
+
+
+def place(node: Node) -> str:
+    """Which module calls it, and on which line of whose code."""
+    import torch
+
+    own = str(Path(torch.__file__).parent)
+    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
+    line = next((f" at {Path(file).name}:{line}" for file, line in reversed(frames) if not file.startswith(own)), "")
+    stack = calls(node)
+    return f"in {(stack[-1][1] if stack else '') or 'the net itself'}{line}"

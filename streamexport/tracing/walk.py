@@ -8,17 +8,12 @@ cannot be expressed are collected, and named all at once with the modules and th
 
 from __future__ import annotations
 
-import io
-import logging
 import operator
-import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Error, FaultError, NetError, reason
@@ -28,7 +23,7 @@ from ..net.operations import Input
 from ..payload.tensors import Tensor
 from . import ends, modules
 from .builder import Builder
-from .complaints import explained
+from .exporting import export
 from .node import Node, Scope
 from .operands import Constant, Label, UnsupportedError, Value
 from .views import View
@@ -76,55 +71,6 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments)
         error.advice = "; ".join(filter(None, advice)) or None
         raise
     return replace(found, notes=(*found.notes, *notes))
-
-
-def export(module: torch.nn.Module, net: str, given: Arguments) -> ExportedProgram:
-    """The module's graph for inputs of these shapes, functionalized. NetError, naming the reason, if there is none."""
-    import torch
-
-    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    try:
-        args, kwargs = given.filled(lambda argument: torch.empty(argument.shape, device=device))
-        with torch.no_grad(), _silence():
-            if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-                raise ValueError("a ScriptModule")
-            program: ExportedProgram = torch.export.export(module, args, kwargs, strict=False)
-            _refuse_autocast(program, device)
-            functional: ExportedProgram = program.run_decompositions({})
-            _refuse_open_shapes(functional)
-            return functional
-    except (Exception, SystemExit) as error:  # whatever the module raises, and torch where control flow depends on data
-        what, advice = explained(error)
-        raise NetError(f"cannot be traced with {given}: {what}", advice=advice) from error
-
-
-def _refuse_autocast(program: ExportedProgram, device: torch.device) -> None:
-    """ValueError where the CPU would compute in another type: the meta device does not show it."""
-    graphs = (part.graph for part in program.graph_module.modules() if hasattr(part, "graph"))
-    regions = (node for graph in graphs for node in graph.nodes if "wrap_with_autocast" in str(node.target))
-    if device.type == "meta" and any(node.args[0] == "cpu" and node.args[2] for node in regions):
-        raise ValueError("it uses autocast")
-
-
-def _refuse_open_shapes(program: ExportedProgram) -> None:
-    """ValueError where a shape is known only when the net runs."""
-    for node in program.graph.nodes:
-        if any(not isinstance(size, int) for shape in _shapes(node) for size in shape):
-            raise ValueError(f"{_place(node)} makes a data-dependent shape")
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """What torch logs and prints while it traces is for its developers."""
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable()
-        try:
-            yield
-        finally:
-            logging.disable(before)
 
 
 @dataclass(slots=True)
@@ -264,7 +210,7 @@ class _Walk:
             raise
         except Exception as error:  # nobody expected it
             self.refused.add(node.name)
-            place = f"{ends.called(node)} ({_place(node)})"
+            place = f"{ends.called(node)} ({ends.place(node)})"
             if name in self.own:
                 what = f"the operator of yours fails: {type(error).__name__}: {reason(error)}"
                 raise NetError(what, tensor=place) from error
@@ -274,7 +220,7 @@ class _Walk:
     def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
         self.refused.add(node.name)
         self.unmade.add(node)
-        self.refusals.add(ends.called(node), _place(node), refused)
+        self.refusals.add(ends.called(node), ends.place(node), refused)
 
     def net_of(self, node: fx.Node) -> Builder:
         """Where a node's layers go: behind what was refused into a net that nobody gets, to see what else is."""
@@ -289,7 +235,7 @@ class _Walk:
             raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
         used = frozenset(index for index in taken if isinstance(index, int))
-        place = Node(self.graph.labels[node], self.net_of(node), _shapes(node), used)
+        place = Node(self.graph.labels[node], self.net_of(node), ends.shapes(node), used)
         try:
             signature(function).bind(place, *args, **kwargs)
         except TypeError as error:
@@ -298,7 +244,7 @@ class _Walk:
         for value, shape in zip(made if isinstance(made, list) else [made], place.shapes, strict=False):
             if isinstance(value, Value) and value.shape != shape:
                 what = f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
-                raise (NetError if ends.function(node) in self.own else FaultError)(what, tensor=_place(node))
+                raise (NetError if ends.function(node) in self.own else FaultError)(what, tensor=ends.place(node))
         if isinstance(made, Value):
             self.mark(node, made)
         return made
@@ -398,9 +344,9 @@ def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:
             raise UnsupportedError(what) from error
 
     if isinstance(node.meta["val"], (list, tuple)):
-        each = enumerate(_shapes(node))
+        each = enumerate(ends.shapes(node))
         return [Constant(shape, origin, None, partial(lambda index: compute()[index], index)) for index, shape in each]
-    (shape,) = _shapes(node)
+    (shape,) = ends.shapes(node)
     return Constant(shape, origin, None, compute)
 
 
@@ -437,24 +383,7 @@ def _resolved(tree: Any, results: Mapping[fx.Node, Any]) -> Any:
     return _mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, fx.Node) else leaf)
 
 
-def _shapes(node: fx.Node) -> tuple[tuple[int, ...], ...]:
-    found = node.meta.get("val", ())
-    several = found if isinstance(found, (list, tuple)) else [found]
-    return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
-
-
 def _placeholders(node: fx.Node) -> Any:
     """In place of what cannot be expressed, so that the rest can be looked at; tops of no layer."""
-    made = [Value(f"{node.name}:{index}", shape, View.of(shape)) for index, shape in enumerate(_shapes(node))]
+    made = [Value(f"{node.name}:{index}", shape, View.of(shape)) for index, shape in enumerate(ends.shapes(node))]
     return made if isinstance(node.meta["val"], (list, tuple)) else made[0]
-
-
-def _place(node: fx.Node) -> str:
-    """Which module calls it, and on which line of whose code."""
-    import torch
-
-    own = str(Path(torch.__file__).parent)
-    frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    line = next((f" at {Path(file).name}:{line}" for file, line in reversed(frames) if not file.startswith(own)), "")
-    stack = ends.calls(node)
-    return f"in {(stack[-1][1] if stack else '') or 'the net itself'}{line}"
