@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import forked
 import pytest
 
 from streamexport.running.engines import CAFFE_PYTHON
+from tests.shared import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "streamexport" / "realdata"

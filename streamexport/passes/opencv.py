@@ -6,10 +6,10 @@ in may take in the next. Some layers compute wrongly then: a grouped Deconvoluti
 vectors with a BatchNorm, an InnerProduct of rows with slopes of channels, a square root with a factor behind it.
 
 What is wrong differs from version to version, and no list of it is ever whole. So each kind of layer says what it is right
-with (`Operation.may_merge`): `tests/test_pairs.py` holds it against OpenCV, every two kinds of layers, and three in a row.
-Whatever else follows a layer is kept apart by a Reshape to the shape that is there: OpenCV merges it with nothing, and it
-takes no time, since its top is its bottom's memory, as in Caffe. A convolution rightly takes in everything, so that usual
-nets gain no layer.
+with (`Operation.may_merge`): `tests/passes/test_pairs.py` holds it against OpenCV, every two kinds of layers, and three in
+a row. Whatever else follows a layer is kept apart by a Reshape to the shape that is there: OpenCV merges it with nothing,
+and it takes no time, since its top is its bottom's memory, as in Caffe. A convolution rightly takes in everything, so that
+usual nets gain no layer.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ an overload after a dot, the default one by the name alone:
     def _mul(scope: Scope, x: Operand, other: Operand) -> Value:
 
 What ATen calls `self` or `input` is `x` here. A function that has to know the shapes of its results takes a `Node`.
-`tests/test_operators.py` holds names and arguments against the schemas. What is not registered is refused, overloads too.
+`tests/tracing/test_operators.py` holds names and arguments against the schemas. What is not registered is refused, and so
+are overloads.
 """
 
 from __future__ import annotations
