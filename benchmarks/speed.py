@@ -169,7 +169,7 @@ def traced(work: Path, checkpoint: Path) -> None:
     model = work / "m.h5"
     converted = [bench.streamexport("convert", checkpoint, *net, "-o", "/dev/null") for _ in range(RUNS)]
     bench.streamexport("convert", checkpoint, *net, "-o", model, "--format", "linked")
-    verified = bench.streamexport("verify", checkpoint, model, "--forward")
+    verified = bench.streamexport("verify", checkpoint, model, *net, "--forward")
     rows = [
         ("convert --net MODULE", *median_and_runs(converted), highest(converted)),
         ("verify --forward", *median_and_runs([verified]), highest([verified])),

@@ -102,7 +102,7 @@ def parity(
     prototxt : its description, by default the one beside the first file
     options : what it was made with; by default what the model says
     engine, caffe_python : who computes, see `engines.open_engine`
-    bound : what `convert.bind` makes of checkpoints and options, where somebody has it already
+    bound : what `bound.bind` makes of checkpoints and options, where somebody has it already
 
     Raises
     ------

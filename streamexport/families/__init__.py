@@ -74,7 +74,7 @@ def architecture(
     name : a built-in net; "auto" to recognise it by names and shapes; or what builds a PyTorch module, see `modules.find`
     arguments : for what builds a module, JSON
     epsilon : of BatchNorm, for a built-in net; None for torch's default
-    end, refusal : where a module's net ends, see `traced.bind`; a built-in one is whole
+    end, refusal : where a module's net ends, see `walk.bind`; a built-in one is whole
     operators : a file of operators for what traces a module, see `modules.own_operators`
     others : what its `forward` is given besides tensors, JSON
 

@@ -122,7 +122,7 @@ class UserNet:
     ----------
     name : MODULE:CALLABLE or FILE.py:CALLABLE
     make : builds the module, see `find`
-    end, refusal : where the net ends, see `traced.bind`
+    end, refusal : where the net ends, see `walk.bind`
     operators : the user's own, see `own_operators`
     others : what `forward` is given besides tensors
     """
@@ -158,7 +158,7 @@ class UserNet:
         return any(not fit.misfits for fit in self._fits(tensors))
 
     def bind(self, tensors: Mapping[str, Tensor], input_shape: InputShape | None) -> Bound:
-        from . import walk as traced
+        from . import walk
 
         fit = fitting.only(self._fits(tensors), tensors, self.name)
         held = fitting.bound(fit, tensors)
@@ -169,7 +169,7 @@ class UserNet:
             raise NetError(f"does not fit {self.name}: {found}", advice=advice)
         shape = (1, 3, *DEFAULT_SIZE) if input_shape is None else input_shape
         given = inputs.arguments(self.built[0], self.name, shape, self.others)
-        net = traced.bind(held, self, given)
+        net = walk.bind(held, self, given)
         return Bound(replace(net, notes=(*net.notes, *fit.notes(self.name))), held, self.make, given)
 
     def _fits(self, tensors: Shapes) -> list[fitting.Fit]:

@@ -1,8 +1,8 @@
 """Any PyTorch module as a Caffe net: its architecture is read from a graph, its weights stay where they are.
 
-The module is built without its weights (`modules`), `torch.export` runs it once on a tensor without elements and writes
-down which ATen operators it calls, functionalized: no operator changes its input, whatever the module does. The graph is
-walked once; each operator becomes layers (`operators`), whose blobs are the checkpoint's tensors by name. Operators that
+The module is built without its weights (`modules`), `torch.export` runs it once on tensors without elements (`exporting`) and
+writes down which ATen operators it calls, functionalized: no operator changes its input, whatever the module does. The graph
+is walked once; each operator becomes layers (`operators`), whose blobs are the checkpoint's tensors by name. Operators that
 cannot be expressed are collected, and named all at once with the modules and the lines that they were called from.
 """
 
@@ -202,7 +202,7 @@ class _Walk:
         try:
             if name not in self.operators:
                 raise UnsupportedError("is not known here")
-            return self.lowered(node, self.operators[name], *arguments)
+            return self.expressed(node, self.operators[name], *arguments)
         except UnsupportedError as refused:
             self.refuse(node, refused)
         except Error:
@@ -226,7 +226,7 @@ class _Walk:
         """Where a node's layers go: behind what was refused into a net that nobody gets, to see what else is."""
         return self.scratch if node in self.unmade else self.builder
 
-    def lowered(
+    def expressed(
         self, node: fx.Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         made_by_torch = node.meta["val"]
