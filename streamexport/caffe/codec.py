@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import NetError
 from ..net import operations as ops
-from ..net.graph import Layer, Net
+from ..net.graph import Layer
 from ..net.operations import Operation
 from ..net.windows import Pair, Window
 from .caffe_pb2 import (
@@ -27,7 +27,6 @@ from .caffe_pb2 import (
     EltwiseParameter,
     LayerParameter,
     LRNParameter,
-    NetParameter,
     ParamSpec,
     PoolingParameter,
     ReductionParameter,
@@ -72,11 +71,6 @@ def decode(message: LayerParameter, strict: bool = True) -> Layer:
         operation = ops.Opaque(message.type)
     shared = tuple(param.name for param in message.param) if any(param.name for param in message.param) else ()
     return Layer(message.name, operation, tuple(message.bottom), tuple(message.top), shared=shared)
-
-
-def decode_net(message: NetParameter, strict: bool = True) -> Net:
-    """A net whose inputs are layers."""
-    return Net(message.name, tuple(decode(layer, strict) for layer in message.layer))
 
 
 def with_ceil_mode(message: LayerParameter) -> LayerParameter:

@@ -21,7 +21,8 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, precision, names; sharing last, when all is said."""
+    """Cutting, softmax, sums, dialect, folding, input, cleaning, outputs, what OpenCV merges, writing in place, precision,
+    names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:

@@ -266,7 +266,7 @@ def described(case: Case, number: int = 0) -> str:
 
 
 def parsed(text: str) -> Net:
-    return codec.decode_net(text_format.Parse(text, caffe_pb2.NetParameter()))
+    return Net("", tuple(map(codec.decode, text_format.Parse(text, caffe_pb2.NetParameter()).layer)))
 
 
 def is_refused(case: Case) -> bool:

@@ -25,7 +25,7 @@ def understood(kind: str, parameters: str = "", *bottoms: tuple[int, ...], tops:
 
 
 def net(text: str) -> Net:
-    return codec.decode_net(text_format.Parse(text, caffe_pb2.NetParameter()))
+    return Net("", tuple(map(codec.decode, text_format.Parse(text, caffe_pb2.NetParameter()).layer)))
 
 
 @pytest.mark.parametrize(
