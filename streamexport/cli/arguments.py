@@ -5,32 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
+from .. import families
 from ..caffe.caffemodel.writing import CAFFE_LIMIT
 from ..conversion.options import Options
 from ..errors import NetError
+from ..net.inputs import InputShape
 from ..passes import dialects, folding, naming, precision
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-class Shapes(argparse.Action):
-    """Shapes of several inputs, each given by name, or all in their order."""
-
-    def __call__(self, parser: Any, given: Any, value: Any, option: str | None = None) -> None:
-        (name, size), held = value, getattr(given, self.dest, None)
-        by_name = {} if held is None else held
-        if held is not None and isinstance(held, dict) != bool(name):
-            raise NetError(
-                f"{option} says the names of some inputs, and of others none", advice="name all or none of them"
-            )
-        if name in by_name:
-            raise NetError(f"{option} gives {name} two shapes", advice="each input has one")
-        setattr(given, self.dest, {**by_name, name: size} if name else (*(held or ()), size))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " order",
         metavar="[NAME=]N,C,H,W",
         type=shape,
-        action=Shapes,
+        action="append",
     )
     add("--forward-args", "a JSON object of other arguments that your module's forward is given", metavar="JSON")
 
@@ -93,6 +79,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Options:
     """`base`, or the defaults, with what was given on the command line."""
     given = {name: value for name, value in vars(arguments).items() if name in Options.__dataclass_fields__}
+    if "input_shape" in given:
+        named = given.get("net", families.AUTO), given.get("net_args")
+        given["input_shape"] = shapes(given["input_shape"], lambda: families.takes(*named))
     return Options(**{**(vars(base) if base else {}), **given})
 
 
@@ -102,6 +91,18 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1,3,224,224 or x=1,3,224,224")
     return found[1] or "", tuple(map(int, found[2].split(",")))
+
+
+def shapes(given: Sequence[tuple[str, tuple[int, ...]]], takes: Callable[[], str]) -> InputShape:
+    """By the names of inputs, or in their order. NetError, which says what the net takes, if neither can be."""
+    names = [name for name, _ in given]
+    if not any(names):
+        return tuple(size for _, size in given)
+    if not all(names):
+        raise NetError("--input-shape says the names of some inputs, and of others none", advice=takes())
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise NetError(f"--input-shape gives {twice[0]} two shapes", advice=takes())
+    return dict(given)
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -50,7 +50,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--input-shape",
         metavar="[NAME=]N,C,H,W",
         type=arguments.shape,
-        action=arguments.Shapes,
+        action="append",
         help="with --flops: other than the prototxt's",
     )
     parser.set_defaults(run=run, misused=parser.error)
@@ -93,7 +93,11 @@ def _count(given: argparse.Namespace) -> int:
     if not is_prototxt(given.file):
         advice = "give the net's description, which convert writes beside a model"
         raise FormatError("is no prototxt", file=given.file, advice=advice)
-    found = costs(given.file, given.input_shape)
+
+    def takes() -> str:
+        return f"the net takes {', '.join(read_prototxt(given.file).inputs)}"
+
+    found = costs(given.file, arguments.shapes(given.input_shape, takes) if given.input_shape else None)
     if given.plot:
         from ..counting.plots import plot
 

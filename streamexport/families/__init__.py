@@ -96,6 +96,14 @@ def architecture(
     return BuiltIn(name if name == AUTO else find(name).name, EPSILON if epsilon is None else epsilon)
 
 
+def takes(name: str, arguments: str | None = None) -> str:
+    """What the `forward` of the net of that name is given, for messages; parameters as for `architecture`."""
+    net = architecture(name, arguments)
+    if isinstance(net, modules.UserNet):
+        return f"the module takes {inputs.parameters(net.built[0])}"
+    return f"the net takes {inputs.INPUT}"
+
+
 def bind(
     tensors: Mapping[str, Tensor],
     name: str = AUTO,

@@ -98,8 +98,15 @@ def arguments(module: nn.Module, net: str, shape: InputShape, others: Mapping[st
         bound = takes.bind(*by_place, **by_name, **others)
     except TypeError as error:
         advice = "`input_shape=` is given for each tensor, `forward_args=` for other arguments"
-        raise NetError(f"{net} takes {_listed(takes)}: {error}", advice=advice) from error
+        raise NetError(f"{net} takes {parameters(module)}: {error}", advice=advice) from error
     return Arguments(bound.args, bound.kwargs)
+
+
+def parameters(module: nn.Module) -> str:
+    """Of its `forward`, by name."""
+    named = signature(module.forward).parameters.values()
+    bare = [str(parameter.replace(annotation=Parameter.empty, default=Parameter.empty)) for parameter in named]
+    return ", ".join(bare) or "nothing"
 
 
 def split(shape: InputShape | None) -> Mapping[str, Shape] | tuple[Shape, ...]:
@@ -136,8 +143,3 @@ def _by_place(takes: Signature) -> Iterator[str]:
     while True:
         yield f"{rest}_{number}"
         number += 1
-
-
-def _listed(takes: Signature) -> str:
-    bare = (p.replace(annotation=Parameter.empty, default=Parameter.empty) for p in takes.parameters.values())
-    return ", ".join(map(str, bare)) or "nothing"

@@ -9,6 +9,14 @@ HIDDEN = (
     "write x, or x.detach(), instead",
 )
 GPU = ("it asks for a GPU", "take the device from the input, as x.device, and leave out .cuda()")
+INTEGERS = (
+    "it takes integers as an input, which choose among others",
+    "blobs are float32: let it take what is chosen instead",
+)
+BOOLEANS = (
+    "it takes booleans as an input",
+    "blobs are float32: give a mask as 0 and 1, and write x * mask + y * (1 - mask)",
+)
 KNOWN = {
     "fake tensor in the exported program": HIDDEN,
     ".numpy() is not supported": HIDDEN,
@@ -16,13 +24,19 @@ KNOWN = {
         "its control flow or its shapes depend on values",
         "write it without branches, with torch.where for one",
     ),
-    "missing a required argument": ("it takes more than one tensor", "name what builds a module of one input"),
+    "scalar types: Long, Int": INTEGERS,
+    "used as indices must be": INTEGERS,
+    "dtype int32/int64 for index": INTEGERS,
+    "predicate to be bool": BOOLEANS,
+    "to be a boolean tensor": BOOLEANS,
     "support for cuda devices": GPU,
     "not compiled with CUDA": GPU,
     "ScriptModule": ("a part of it is TorchScript", "build it without torch.jit"),
 }
 """What torch's message contains; what it means, and what to do."""
-OTHERWISE = "it has to take one tensor of that shape (`input_shape=`), and its control flow must not depend on values"
+OTHERWISE = (
+    "it has to take float32 tensors of these shapes (`input_shape=`), and its control flow must not depend on values"
+)
 
 
 def explained(error: BaseException) -> tuple[str, str]:

@@ -34,7 +34,17 @@ def gated(tmp_path, monkeypatch) -> torch.nn.Module:
 
 
 def test_every_block_of_the_guide_is_run():
-    assert list(BLOCKS) == ["gated.py", "run", "refused", "blended.py", "operators.py", "own"]
+    assert list(BLOCKS) == [
+        "gated.py",
+        "run",
+        "posed.py",
+        "posed",
+        "fed",
+        "refused",
+        "blended.py",
+        "operators.py",
+        "own",
+    ]
     assert len(BLOCKS) == GUIDE.count("\n```") / 2
 
 
@@ -61,3 +71,17 @@ def test_what_the_guide_says_is_refused_is_refused_so():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 1
     assert f"\n    {done.stderr}" in GUIDE
+
+
+def test_the_guides_module_of_two_inputs_computes_in_opencv_what_torch_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("posed.py").write_text(BLOCKS["posed.py"])
+    made = importlib.import_module("posed").Posed().eval()
+    torch.save(made.state_dict(), "posed.pth")
+    run(["bash", "-euo", "pipefail", "-c", BLOCKS["posed"]], Path())
+    image, pose = torch.randn(1, 3, 32, 32), torch.randn(1, 6)
+    scope = {"cv2": pytest.importorskip("cv2"), "image": image.numpy(), "pose": pose.numpy()}
+    exec(BLOCKS["fed"], scope)
+    with torch.no_grad():
+        np.testing.assert_allclose(scope["net"].forward(), made(image, pose, 0.5).numpy(), atol=1e-5)
