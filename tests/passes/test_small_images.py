@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from streamexport.net.graph import Blob
 from streamexport.net.windows import Axis, Window
 from streamexport.payload.pieces import Literal
+from streamexport.tracing.builder import Builder
 from streamexport.tracing.node import Scope
 from streamexport.tracing.operands import Label, Value
 from streamexport.tracing.views import View
@@ -33,13 +34,13 @@ def convolution(kind: str, kernel: int, stride: int, pads: tuple[int, int], dila
             made = F.conv2d(x.value, weight, None, stride, pads, dilation, groups=4)
         else:
             made = F.conv_transpose2d(x.value, weight, None, stride, pads, groups=4)
-        top, scope = f"{kind}{len(net.layers)}", Scope(Label("conv"))
+        (data,) = (layer for layer in net.layers if layer.tops == (x.top,))
+        top, scope = f"{kind}{len(net.layers)}", Scope(Label("conv"), Builder([data]))
         first, second = (Axis(kernel, stride, pad, pad, dilation) for pad in pads)
         blob = Blob(tuple(weight.shape), Literal(weight.float().numpy().tobytes()))
         lower = getattr(scope, kind)
         lower(Value(x.top, x.shape, View.of(x.shape)), blob, None, Window((first, second)), 4)
-        (data,) = (layer for layer in net.layers if layer.tops == (x.top,))
-        ((_, layer), _) = scope.builder.finished(data)
+        ((_, layer), _) = scope.builder.finished()
         net.layers.append(replace(layer, name=top, tops=(top,)))
         return Held(top, made)
 
