@@ -72,7 +72,6 @@ class Target(Place):
     def names(self, count: int) -> tuple[str, ...]:
         """What the files of a model are called that is cut into so many. OutputError if there is no room for several."""
 
-    @abstractmethod
     def publish(
         self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
     ) -> tuple[str, ...]:
@@ -80,6 +79,8 @@ class Target(Place):
 
         Raises what `files.publish` raises.
         """
+        files.publish(_in_order(model, description), sources, progress)
+        return ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,6 @@ class OneFile(Target):
 
     def names(self, count: int) -> tuple[str, ...]:
         return tuple(names.part_names(self.path, count))
-
-    def publish(
-        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
-    ) -> tuple[str, ...]:
-        files.publish(_in_order(model, description), sources, progress)
-        return ()
 
 
 @dataclass(frozen=True)
@@ -126,12 +121,6 @@ class Special(Target):
             what = "takes one file, not several parts"
             raise OutputError(what, file=self.path, advice="leave out `max_file_size=`")
         return (self.path,)
-
-    def publish(
-        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
-    ) -> tuple[str, ...]:
-        files.publish(_in_order(model, description), sources, progress)
-        return ()
 
 
 @dataclass(frozen=True)

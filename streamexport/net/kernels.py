@@ -72,13 +72,10 @@ def bordered(window: Window, weight: Blob) -> tuple[Window, Blob]:
     return window.grown(1), replace(weight, shape=(*weight.shape[:-2], *room), values=values)
 
 
-class Filled(Computed):
-    """`count` times the same number."""
+class _OfNothing(Computed):
+    """What is computed without reading anything."""
 
-    dtype, name = FLOAT32, "constant"
-
-    def __init__(self, count: int, value: float) -> None:
-        self.count, self.value = count, value
+    dtype = FLOAT32
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -86,6 +83,15 @@ class Filled(Computed):
 
     def extents(self, first: int, last: int) -> Sequence[Extent]:
         return ()
+
+
+class Filled(_OfNothing):
+    """`count` times the same number."""
+
+    name = "constant"
+
+    def __init__(self, count: int, value: float) -> None:
+        self.count, self.value = count, value
 
     def elements(self, first: int, last: int) -> Array:
         import numpy as np
@@ -93,21 +99,14 @@ class Filled(Computed):
         return np.full(last - first, self.value, self.dtype.code)
 
 
-class Selected(Computed):
+class Selected(_OfNothing):
     """The rows of a matrix of `width` columns with a 1 at one place of each, zeros else."""
 
-    dtype, name = FLOAT32, "selection"
+    name = "selection"
 
     def __init__(self, width: int, columns: Sequence[int | None]) -> None:
         self.ones = [row * width + column for row, column in enumerate(columns) if column is not None]
         self.count = width * len(columns)
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        return ()
-
-    def extents(self, first: int, last: int) -> Sequence[Extent]:
-        return ()
 
     def elements(self, first: int, last: int) -> Array:
         from bisect import bisect_left

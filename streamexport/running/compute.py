@@ -323,12 +323,12 @@ def _argmax(operation: ops.ArgMax, task: Task) -> Tensor:
 
 
 def _exp(operation: ops.Exp, task: Task) -> Tensor:
-    scale, shift = operation.natural
-    return task.taken().mul_(scale).add_(shift).exp_()
+    factor = operation.logarithm
+    return task.taken().mul_(operation.scale * factor).add_(operation.shift * factor).exp_()
 
 
 def _log(operation: ops.Log, task: Task) -> Tensor:
-    return task.taken().mul_(operation.scale).add_(operation.shift).log_().mul_(operation.factor)
+    return task.taken().mul_(operation.scale).add_(operation.shift).log_().mul_(1 / operation.logarithm)
 
 
 def _power(operation: ops.Power, task: Task) -> Tensor:

@@ -28,11 +28,12 @@ from typing import IO, TYPE_CHECKING
 from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from ..net.graph import Layer, Net
+from ..net.inference import infer
 from ..net.operations import Input
 from ..sources import Path, open_source
 from ..sources.signatures import kind_of, split
 from . import worker
-from .forward import by_name
+from .forward import PreparedNet, by_name, held_by, parameters
 
 if TYPE_CHECKING:
     import subprocess
@@ -111,16 +112,11 @@ def _task(prototxt: str, models: Sequence[Path], blobs: Sequence[str]) -> _Task:
 
 @contextmanager
 def _stream(task: _Task, _: str | None) -> Iterator[Compute]:
-    from .forward import PreparedNet
-
     yield PreparedNet(task.prototxt, task.models, task.blobs).run
 
 
 def _check_models(task: _Task) -> None:
     """NetError if models do not hold the parameters that the prototxt asks for; the layer is named."""
-    from ..net.inference import infer
-    from .forward import held_by, parameters
-
     held = parameters(task.models, task.prototxt)  # in any case: Caffe follows links, wherever they lead
     try:
         steps = infer(read_prototxt(task.prototxt, strict=True))

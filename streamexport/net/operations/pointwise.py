@@ -37,51 +37,37 @@ class ELU(Pointwise):
     alpha: float = 1.0
 
 
-def _natural(base: float) -> float:
-    """The natural logarithm of a base; -1 stands for e."""
-    return 1.0 if base == -1 else log(base)
-
-
-def _check_base(base: float) -> None:
-    if base != -1 and base <= 0:
-        raise NetError(f"its base is {base:g}, it has to be positive, or -1 for e")
-
-
 @dataclass(frozen=True, slots=True)
-class Exp(Pointwise):
-    """base ^ (shift + scale x); a base of -1 is e."""
+class _OfBase(Pointwise):
+    """Of shift + scale x, to a base; -1 is e."""
 
     base: float = -1.0
     scale: float = 1.0
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_base(self.base)
+        if self.base != -1 and self.base <= 0:
+            raise NetError(f"its base is {self.base:g}, it has to be positive, or -1 for e")
 
     @property
-    def natural(self) -> tuple[float, float]:
-        """Scale and shift of the same power of e."""
-        factor = _natural(self.base)
-        return self.scale * factor, self.shift * factor
+    def logarithm(self) -> float:
+        """Of the base, the natural one."""
+        return 1.0 if self.base == -1 else log(self.base)
 
 
 @dataclass(frozen=True, slots=True)
-class Log(Pointwise):
-    """The logarithm to that base of shift + scale x; a base of -1 is e."""
+class Exp(_OfBase):
+    """base ^ (shift + scale x)"""
 
-    base: float = -1.0
-    scale: float = 1.0
-    shift: float = 0.0
+
+@dataclass(frozen=True, slots=True)
+class Log(_OfBase):
+    """The logarithm of shift + scale x."""
 
     def __post_init__(self) -> None:
-        _check_base(self.base)
+        _OfBase.__post_init__(self)
         if self.base == 1:
             raise NetError("its base is 1")
-
-    @property
-    def factor(self) -> float:
-        """By what the natural logarithm is multiplied."""
-        return 1 / _natural(self.base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from ..windows import Window
 from .operation import Merge, Operation, Shape, axis_of
 
 
+@dataclass(frozen=True, slots=True)
 class _Sliding(Operation):
     """A kernel over height and width, of so many groups of channels."""
 
-    __slots__ = ()
     outputs: int
     window: Window
-    groups: int
-    has_bias: bool
+    groups: int = 1
+    has_bias: bool = True
 
     def _blobs(self, weight: Shape) -> tuple[Shape, ...]:
         return (weight, (self.outputs,)) if self.has_bias else (weight,)
@@ -36,10 +36,6 @@ class _Sliding(Operation):
 class Convolution(_Sliding):
     """Weights (outputs, inputs / groups, height, width), and a bias for each output."""
 
-    outputs: int
-    window: Window
-    groups: int = 1
-    has_bias: bool = True
     large_blobs: ClassVar[int] = 1
     merges_rightly: ClassVar[bool] = True
 
@@ -72,11 +68,6 @@ class Convolution(_Sliding):
 @dataclass(frozen=True, slots=True)
 class Deconvolution(_Sliding):
     """A transposed convolution: weights (inputs, outputs / groups, height, width), and a bias for each output."""
-
-    outputs: int
-    window: Window
-    groups: int = 1
-    has_bias: bool = True
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         self._check(bottoms[0])
