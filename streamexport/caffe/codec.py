@@ -186,8 +186,8 @@ def _pooling_said(operation: ops.Pooling) -> Said:
 def _pooling_heard(layer: LayerParameter) -> Operation:
     parameters = layer.pooling_param
     method = PoolingParameter.PoolMethod.Name(parameters.pool)
-    if method not in ("MAX", "AVE"):
-        raise NetError(f"pools by {method}, which is for training")
+    if method == "STOCHASTIC":
+        raise NetError("pools by STOCHASTIC, which is for training")
     says_ceil_mode, rounds_down = parameters.HasField("ceil_mode"), parameters.round_mode == PoolingParameter.FLOOR
     if says_ceil_mode:
         if parameters.HasField("round_mode") and rounds_down == parameters.ceil_mode:

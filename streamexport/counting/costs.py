@@ -70,6 +70,8 @@ def costs(prototxt: str | os.PathLike[str], inputs: InputShape | None = None) ->
 def _by_name(net: Net, inputs: InputShape | None) -> Mapping[str, Shape]:
     given = split(inputs)
     if isinstance(given, Mapping):
+        if strange := sorted(given.keys() - set(net.inputs)):
+            raise NetError(f"has no input {', '.join(strange)}", advice=f"its inputs are {', '.join(net.inputs)}")
         return given
     if given and len(net.inputs) != len(given):
         shapes = f"{len(given)} shapes were" if len(given) > 1 else "one shape was"

@@ -133,6 +133,9 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise AbsentError("OpenCV is not installed", advice=absent("cv2").advice) from error
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
+    if any(layer.shared for layer in task.net.layers):
+        what, advice = "has layers that share weights, which OpenCV does not know", "`dialect=portable` writes them out"
+        raise AbsentError(what, file=task.prototxt, advice=advice)
     (model,) = task.files if len(task.files) == 1 else _refuse_parts(task.files)
     if kind_of(open_source(model)) == "hdf5":
         raise AbsentError("is HDF5, which OpenCV does not read", file=model, advice="convert it to a .caffemodel")

@@ -214,7 +214,7 @@ def loaded(tensor: Tensor) -> torch.Tensor:
 
 def keywords(arguments: str | None, option: str) -> dict[str, Any]:
     """Keyword arguments as JSON. NetError, which names the option that has them, if they are no object."""
-    advice = """write it like '{"num_classes": 10}'"""
+    advice = """write it like '{"name": 10}'"""
     try:
         found = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:
@@ -282,8 +282,8 @@ def _from_path_alone(path: Path) -> object:
     """The file as a module of no package."""
     name = path.stem if path.stem not in sys.modules else f"{path.stem} of {path.parent}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise NetError("is no file of Python's", file=str(path), advice="name a .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles of the file look it up there
     spec.loader.exec_module(module)

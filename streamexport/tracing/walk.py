@@ -239,12 +239,11 @@ class _Walk:
         try:
             signature(function).bind(place, *args, **kwargs)
         except TypeError as error:
-            raise UnsupportedError(f"has arguments that are not known here: {error}") from error
+            whose = "the operator of yours does not take" if ends.function(node) in self.own else "are not known here"
+            raise UnsupportedError(f"has arguments that {whose}: {error}") from error
         made = function(place, *args, **kwargs)
-        for value, shape in zip(made if isinstance(made, list) else [made], place.shapes, strict=False):
-            if isinstance(value, Value) and value.shape != shape:
-                what = f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
-                raise (NetError if ends.function(node) in self.own else FaultError)(what, tensor=ends.place(node))
+        if wrong := _difference(node, made):
+            raise (NetError if ends.function(node) in self.own else FaultError)(wrong, tensor=ends.place(node))
         if isinstance(made, Value):
             self.mark(node, made)
         return made
@@ -285,6 +284,19 @@ class _Walk:
                 yield value
             except UnsupportedError as refused:
                 self.refuse(node, refused)
+
+
+def _difference(node: fx.Node, made: Any) -> str | None:
+    """How what an operator returned is not what torch says that its node makes."""
+    are_several = isinstance(node.meta["val"], (list, tuple))
+    values = made if are_several and isinstance(made, list) else [made]
+    for value, shape in zip(values, ends.shapes(node), strict=False):
+        if not isinstance(value, (Value, Constant)) and not (are_several and value is None):
+            wanted = "a list of values" if are_several else "a value"
+            return f"{node.target} is expressed by {type(made).__name__}, not by {wanted}"
+        if isinstance(value, Value) and value.shape != shape:
+            return f"{node.target} makes {list(value.shape)} here, {list(shape)} in torch"
+    return None
 
 
 def _output(scope: Scope, value: Any) -> Value:

@@ -232,3 +232,9 @@ def test_layers_that_are_not_known_are_listed_without_shapes(tmp_path):
 def test_text_that_is_no_prototxt_is_refused_in_one_line(tmp_path, data, message):
     (tmp_path / "net.prototxt").write_bytes(data)
     assert message in assert_refused("inspect", tmp_path / "net.prototxt")
+
+
+def test_shapes_are_of_inputs_that_the_net_has(tmp_path):
+    (tmp_path / "net.prototxt").write_text(inputs({"x": (1, 2), "y": (1, 3)}) + layer("r", "ReLU", "x", "r"))
+    with pytest.raises(NetError, match=r"net.prototxt: has no input z; its inputs are x, y"):
+        streamexport.costs(tmp_path / "net.prototxt", {"z": (4, 2)})

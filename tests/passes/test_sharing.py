@@ -14,6 +14,7 @@ import streamexport
 from streamexport import Options, Plan
 from streamexport.caffe import caffe_pb2
 from streamexport.caffe.models import open_model
+from streamexport.errors import AbsentError
 from streamexport.running.engines import open_engine
 from streamexport.running.forward import forward
 from tests.shared import caffe_judge
@@ -94,6 +95,15 @@ def test_where_opencv_reads_they_are_written_out_and_that_is_said(tmp_path, dial
     assert any("weights of 3 layers" in note and "OpenCV does not know shared ones" in note for note in plan.notes)
     with open_engine("opencv", tmp_path / "net.prototxt", [tmp_path / "net.caffemodel"], plan.net.outputs) as compute:
         assert_computed(plan, compute(image()))
+
+
+def test_opencv_is_not_asked_for_what_it_does_not_know(tmp_path):
+    converted(tmp_path, dialect="bvlc")
+    with (
+        pytest.raises(AbsentError, match=r"share weights, which OpenCV does not know; `dialect=portable`"),
+        open_engine("opencv", tmp_path / "net.prototxt", [tmp_path / "net.caffemodel"], []),
+    ):
+        pass
 
 
 @pytest.mark.caffe

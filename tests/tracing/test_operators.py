@@ -107,7 +107,24 @@ def test_an_operator_of_the_users_takes_the_place_of_ours_for_that_conversion_al
         ("@operator('lerp')\n" + LEAKY, "torch has no operator lerp; its overloads are Scalar"),
         ("", "registers no operator"),
         ("def", "cannot be imported: SyntaxError"),
-        ("@operator('relu', override=True)\ndef own(scope):\n    pass\n", "has arguments that are not known here"),
+        (
+            "@operator('relu', override=True)\ndef own(scope):\n    pass\n",
+            "arguments that the operator of yours does not take",
+        ),
+        ("@operator('aten.relu')\n" + LEAKY, r"operator aten.relu is ATen's, .*; call it relu$"),
+        ("@operator('aten::lerp.Scalar')\n" + LEAKY, r"; call it lerp.Scalar$"),
+        (
+            "@operator('relu', override=True)\ndef own(scope, x):\n    return None\n",
+            "aten.relu.default is expressed by NoneType, not by a value",
+        ),
+        (
+            "@operator('relu', override=True)\ndef own(scope, x):\n    return [x, x]\n",
+            "aten.relu.default is expressed by list, not by a value",
+        ),
+        (
+            "@operator('relu', override=True)\ndef own(scope, x):\n    return scope.eltwise('FOO', x, x)\n",
+            "its method is 'FOO', it has to be one of PROD, SUM, MAX",
+        ),
         (
             "@operator('relu', override=True)\ndef own(scope, x):\n    return 1 / 0\n",
             "of yours fails: ZeroDivisionError",
@@ -125,6 +142,14 @@ def test_an_operator_of_the_users_takes_the_place_of_ours_for_that_conversion_al
 def test_a_file_of_operators_that_does_not_do_is_refused(tmp_path, text, message):
     with pytest.raises(NetError, match=message):
         with_own(tmp_path, text)
+
+
+def test_a_file_of_operators_is_one_of_python_s(tmp_path):
+    torch.save(Net().state_dict(), tmp_path / "c.pth")
+    (tmp_path / "own.txt").write_text(HEAD)
+    options = Options(net=f"{Path(__file__).parent}/test_faults.py:Net", operators=str(tmp_path / "own.txt"))
+    with pytest.raises(NetError, match=r"own.txt: is no file of Python's; name a .py"):
+        streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options)
 
 
 def test_operators_are_for_nets_that_are_traced(tmp_path, checkpoint):

@@ -101,6 +101,11 @@ class Pointwise(Operation):
         return Merge.ACTIVATION
 
 
+def check_method(method: str, known: Sequence[str]) -> None:
+    if method not in known:
+        raise NetError(f"its method is {method!r}, it has to be one of {', '.join(known)}")
+
+
 def axis_of(index: int, rank: int) -> int:
     """An axis counted from the front."""
     if not -rank <= index < rank:

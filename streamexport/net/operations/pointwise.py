@@ -8,7 +8,7 @@ from math import log
 from typing import ClassVar
 
 from ...errors import NetError
-from .operation import ANY, Merge, Operation, Pointwise, Shape
+from .operation import ANY, Merge, Operation, Pointwise, Shape, check_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,9 @@ class Eltwise(Operation):
     method: str = "SUM"
     coefficients: tuple[float, ...] = ()
     bottoms: ClassVar[tuple[float, float]] = (2, ANY[1])
+
+    def __post_init__(self) -> None:
+        check_method(self.method, ("PROD", "SUM", "MAX"))
 
     @property
     def stem(self) -> str:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ...errors import NetError
 from ..windows import Axis, Window
-from .operation import Operation, Shape, along, axis_of, check_rank
+from .operation import Operation, Shape, along, axis_of, check_method, check_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Pooling(Operation):
     merges_rightly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_method(self.method, ("MAX", "AVE"))
         if self.window is not None and any(axis.low >= axis.kernel for axis in self.window.axes):
             kernel, pad = list(self.window.kernel), list(self.window.pad)
             raise NetError(f"its padding {pad} is not less than its kernel {kernel}")
@@ -67,6 +68,9 @@ class Reduction(Operation):
     method: str = "SUM"
     axis: int = 0
     coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_method(self.method, ("SUM", "ASUM", "SUMSQ", "MEAN"))
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         return (bottoms[0][: axis_of(self.axis, len(bottoms[0]))],)

@@ -23,6 +23,9 @@ Operator = Callable[..., Any]
 OPERATORS: dict[str, Operator] = {}
 Function = TypeVar("Function", bound=Operator)
 
+ATEN = ("aten.", "aten::")
+"""What messages and torch put in front of ATen's names."""
+
 _tables = [OPERATORS]
 
 
@@ -37,6 +40,9 @@ def operator(*names: str, override: bool = False) -> Callable[[Function], Functi
 
     def register(function: Function) -> Function:
         for name in names:
+            if name.startswith(ATEN):
+                bare = name.removeprefix(ATEN[0]).removeprefix(ATEN[1])
+                raise NetError(f"operator {name} is ATen's, which have no name in front", advice=f"call it {bare}")
             if not override and any(name in table for table in _tables):
                 raise NetError(f"operator {name} is expressed already", advice="override=True puts this in its place")
             _tables[-1][name] = function
