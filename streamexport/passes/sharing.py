@@ -10,7 +10,8 @@ import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..net.graph import Layer, Net
+from ..net.graph import Blob, Layer, Net
+from ..payload.tensors import Computed
 from .opencv import READ_BY_OPENCV
 
 
@@ -34,16 +35,18 @@ def _owners(net: Net) -> Iterator[tuple[str, str]]:
         if not layer.blobs or not all(blob.origin for blob in layer.blobs):
             continue
         alike = first.setdefault((layer.type, tuple((blob.origin, blob.shape, blob.dtype) for blob in layer.blobs)), [])
-        # What is computed is the same where it is computed from the same in the same way.
-        owner = next((other for other in alike if _values(other) == _values(layer)), None)
+        owner = next((other for other in alike if all(map(_is_same, other.blobs, layer.blobs))), None)
         if owner is None:
             alike.append(layer)
         else:
             yield layer.name, owner.name
 
 
-def _values(layer: Layer) -> list[bytes]:
-    return [pickle.dumps(blob.values) for blob in layer.blobs]
+def _is_same(blob: Blob, other: Blob) -> bool:
+    """Whether two blobs hold the same elements: what is computed from the same in the same way is the same."""
+    if isinstance(blob.values, Computed) and isinstance(other.values, Computed):
+        return pickle.dumps(blob.values) == pickle.dumps(other.values)
+    return blob.values == other.values
 
 
 def _shared(layer: Layer, owner: str | None, is_owner: bool) -> Layer:
