@@ -31,6 +31,7 @@ KNOWN = {
     "to be a boolean tensor": BOOLEANS,
     "support for cuda devices": GPU,
     "not compiled with CUDA": GPU,
+    "cuda:": GPU,
     "ScriptModule": ("a part of it is TorchScript", "build it without torch.jit"),
 }
 """What torch's message contains; what it means, and what to do."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,11 +235,22 @@ def test_the_options_for_nets_that_are_built_in_are_for_others_too(tmp_path, rea
     assert " layers as torch computes them" in done.stderr
 
 
+ONE_CONVOLUTION = """
+import torch
+from streamexport.cli.arguments import peak_memory
+module, image = torch.nn.Conv2d(3, 4, 3).to("meta"), torch.empty(1, 3, 8, 8, device="meta")
+torch.export.export(module, (image,), strict=False).run_decompositions({})
+print(peak_memory() >> 10)
+"""
+
+
 @pytest.mark.parametrize("name", ["efficientnet-lite0"])
 def test_tracing_takes_little_more_memory_than_torch_itself(tmp_path, real, name):
+    """Beside the trace of one convolution: what torch takes to be imported differs from build to build."""
+    done = subprocess.run([sys.executable, "-c", ONE_CONVOLUTION], capture_output=True, text=True, check=True)
     words = ["-o", tmp_path / "m.caffemodel", "--quiet", *options(real, name)]
     peak, _ = measured("convert", real(*TRAINED[name].weights), *words)
-    assert peak < 600 << 10
+    assert peak - int(done.stdout) < 64 << 10
 
 
 def test_memory_does_not_depend_on_the_weights_of_a_module_that_is_traced(tmp_path):
