@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -33,10 +33,12 @@ class Source(ABC):
     ----------
     name : path or URL, for messages
     size : bytes in all
+    window : bytes worth reading at once where headers are: payload is jumped over, so more would mostly be read in vain
     """
 
     name: str
     size: int
+    window: int = 16 << 10
 
     def __fspath__(self) -> str:
         """Its name, so that a source stands wherever something is asked for that can be opened."""
@@ -60,6 +62,13 @@ class Source(ABC):
     def reads(self, offset: int, length: int) -> Sequence[Extent]:
         """What has to be read for these bytes, and where: of the source itself, unless it is made of others."""
         return (Extent(self, offset, length),) if length else ()
+
+    def confirm(self, offset: int, length: int, check: Callable[[bytes], None]) -> None:
+        """Hands these bytes to `check`, which raises an error of ours if they are not what was taken for granted.
+
+        At once, or, where reading is dear, when they pass by with the payload around them: nothing may follow from them.
+        """
+        check(self.read(offset, length))
 
     @abstractmethod
     def check(self) -> None:

@@ -57,6 +57,12 @@ def test_a_part_outside_its_extent_cannot_be_made(source, start, stop):
         Extent(source, 0, 10).part(start, stop)
 
 
+def test_a_local_file_hands_bytes_to_be_confirmed_over_at_once(source):
+    seen: list[bytes] = []
+    source.confirm(254, 4, seen.append)
+    assert seen == [b"\xfe\xff\x00\x01"]
+
+
 def test_a_source_compares_and_pickles_by_path_size_and_time(source):
     source.read(0, 1)
     copy = pickle.loads(pickle.dumps(source))

@@ -27,7 +27,7 @@ from ...net.graph import Blob, Layer, Net
 from ...net.operations import Opaque
 from ...payload.pieces import Extent, Layout, Literal, Piece, Source
 from ...payload.tensors import DTYPES, FLOAT16, FLOAT32, FLOAT64, Computed, DType
-from ...sources.cursor import WINDOW, Cursor
+from ...sources.cursor import Cursor
 from ..caffe_pb2 import BlobProto, BlobShape, LayerParameter, NetParameter
 from .wire import DELIMITED, FIXED32, FIXED64, VARINT, tag
 
@@ -38,6 +38,7 @@ LAYERS_V1 = 2  # NetParameter.layers
 MOST_LAYERS = 100_000
 SHORT = 5  # bytes that protobuf allows a tag or a length, which need not be written in the fewest
 SMALL = 1 << 20  # bytes that a name, a shape or the record may take
+MOST_AT_ONCE = 1 << 14  # single values that are looked at together, of 5 or 9 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ class _Reader:
         step, at = field.end - field.start, field.start
         first = self.source.read(at, 1)
         while at + step <= stop:
-            chunk = self.source.read(at, min((stop - at) // step, WINDOW) * step)
+            chunk = self.source.read(at, min((stop - at) // step, MOST_AT_ONCE) * step)
             others = chunk[::step].lstrip(first)
             at += len(chunk) - len(others) * step
             if others:
