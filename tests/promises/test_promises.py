@@ -13,15 +13,20 @@ import numpy as np
 import pytest
 import torch
 
+from streamexport.cli import COMMANDS
 from tests.conftest import ROOT
 
 # Starts the command like `python -m streamexport`, and prints peak memory and what it imported when it ends.
 MEASURED = """
 import sys
 from streamexport.cli import main
-status = main(sys.argv[1:])
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:  # --help ends so
+    status = end.code
 from streamexport.cli.arguments import peak_memory
-heavy = [name for name in ("torch", "numpy", "h5py", "fsspec", "tqdm") if name in sys.modules]
+large = "torch numpy h5py fsspec tqdm obstore boto3 botocore distributed dask"
+heavy = [name for name in large.split() if name in sys.modules]
 print(status, peak_memory() >> 10, *heavy)
 """
 
@@ -34,8 +39,13 @@ def measured(*arguments: object) -> tuple[int, list[str]]:
     return int(peak), heavy
 
 
-def test_float32_needs_neither_torch_nor_numpy_nor_h5py(checkpoint):
+def test_float32_needs_none_of_the_large_packages(checkpoint):
     assert measured("convert", checkpoint("resnet18"), "-o", "/dev/null")[1] == []
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_needs_none_of_them(command):
+    assert measured(*command.split(), "--help")[1] == []
 
 
 def test_memory_does_not_depend_on_the_size_of_the_model(tmp_path, checkpoint):
@@ -80,7 +90,20 @@ def test_the_package_imports_no_large_package_at_its_top():
         if path.name in ("compute.py", "torch_resnet.py"):
             continue
         tops = re.findall(r"^(?:import|from) (\w+)", text, re.M)
-        assert not {"torch", "numpy", "h5py", "fsspec", "tqdm", "caffe"} & set(tops), path
+        large = {
+            "torch",
+            "numpy",
+            "h5py",
+            "fsspec",
+            "tqdm",
+            "caffe",
+            "obstore",
+            "boto3",
+            "botocore",
+            "distributed",
+            "dask",
+        }
+        assert not large & set(tops), path
 
 
 BYTES = {"errors", "payload", "sources"}
