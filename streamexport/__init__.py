@@ -4,8 +4,8 @@
 >>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
 
 `open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
-before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts; `verify` compares; `costs`
-counts what a Caffe net takes, `forward` runs it; `classify` and `evaluate` show it images.
+before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts, `open_layout` has others read
+them; `verify` compares; `costs` counts what a Caffe net takes, `forward` runs it; `classify` and `evaluate` show it images.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .transfer.files import File as File
     from .transfer.files import publish as publish
     from .transfer.moving import stream as stream
+    from .transfer.opening import open_layout as open_layout
 
 # The same for when a program runs, by module: one that converts shall not load what shows images. No module here may be
 # called like a name.
@@ -79,6 +80,7 @@ _PLACES = {
     "running.forward": "forward forward_layers",
     "transfer.files": "File publish",
     "transfer.moving": "stream",
+    "transfer.opening": "open_layout",
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
 
