@@ -57,7 +57,7 @@ def s3_server() -> Iterator[str]:
     """The address of a server that speaks S3, in a thread."""
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(port=0, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
