@@ -14,6 +14,7 @@ Memory is bounded by the buffers that callers pass in; nothing here holds payloa
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,11 @@ class Source(ABC):
     size: int
     window: int = 16 << 10
 
+    @property
+    def is_far(self) -> bool:
+        """Whether asking takes long, so that payload is asked for before it is read, many ranges at once."""
+        return False
+
     def __fspath__(self) -> str:
         """Its name, so that a source stands wherever something is asked for that can be opened."""
         return self.name
@@ -62,6 +68,10 @@ class Source(ABC):
     def reads(self, offset: int, length: int) -> Sequence[Extent]:
         """What has to be read for these bytes, and where: of the source itself, unless it is made of others."""
         return (Extent(self, offset, length),) if length else ()
+
+    def beside(self, file: str) -> str:
+        """The name of another file in the same place, to be opened by."""
+        return os.path.join(os.path.dirname(self.name), file)
 
     def confirm(self, offset: int, length: int, check: Callable[[bytes], None]) -> None:
         """Hands these bytes to `check`, which raises an error of ours if they are not what was taken for granted.
@@ -196,6 +206,10 @@ class Layout:
     @cached_property
     def sources(self) -> tuple[Source, ...]:
         return tuple(dict.fromkeys(source for piece in self.pieces for source in piece.sources))
+
+    @property
+    def is_far(self) -> bool:
+        return any(source.is_far for source in self.sources)
 
     def parts(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
         """What makes up bytes [start, stop): pieces, each with the range of it that is wanted, none empty."""

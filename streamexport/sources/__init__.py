@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from ..payload.pieces import Source
+from . import stores
 from .local import LocalFile
 
 Path = str | os.PathLike[str]
@@ -19,4 +20,10 @@ def open_source(path: Path) -> Source:
 
     SourceError if there is none that can be read at offsets.
     """
-    return path if isinstance(path, Source) else LocalFile.at(path)
+    if isinstance(path, Source):
+        return path
+    if stores.is_url(path):
+        from .remote import RemoteFile  # takes what the extra `remote` installs
+
+        return RemoteFile.at(os.fspath(path))
+    return LocalFile.at(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -23,13 +24,34 @@ class Held(Source):
 
     name: str
     size: int
-    data: bytes
+    data: bytes | memoryview
 
     def read_into(self, offset: int, into: memoryview) -> None:
         into[:] = self.data[offset : offset + len(into)]
 
     def reads(self, offset: int, length: int) -> Sequence[Extent]:
         return ()
+
+    def fileno(self) -> None:
+        return None
+
+    def check(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Kept(Source):
+    """Bytes out of the file `name` that lie in a file of ours, from `start` of an open descriptor on."""
+
+    name: str
+    size: int
+    descriptor: int
+    start: int
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        while into:
+            count = os.preadv(self.descriptor, [into], self.start + offset)
+            offset, into = offset + count, into[count:]
 
     def fileno(self) -> None:
         return None
@@ -46,6 +68,10 @@ class Swapped(Source):
     size: int
     numbers: Extent
     itemsize: int
+
+    @property
+    def is_far(self) -> bool:
+        return self.numbers.source.is_far
 
     @classmethod
     def of(cls, numbers: Extent, itemsize: int) -> Extent:
@@ -81,6 +107,10 @@ class Latin1(Source):
     name: str
     size: int
     text: Extent
+
+    @property
+    def is_far(self) -> bool:
+        return self.text.source.is_far
 
     @classmethod
     def of(cls, text: Extent, size: int) -> Extent:

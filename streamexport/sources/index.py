@@ -31,8 +31,7 @@ def weight_map(index: Source) -> Mapping[str, str]:
 
 def shards(index: Source) -> dict[str, Source]:
     """The files that an index names, as sources."""
-    beside = os.path.dirname(index.name)
-    return {file: open_source(os.path.join(beside, file)) for file in dict.fromkeys(weight_map(index).values())}
+    return {file: open_source(index.beside(file)) for file in dict.fromkeys(weight_map(index).values())}
 
 
 def parse_json(text: bytes, file: str) -> dict[str, Any]:

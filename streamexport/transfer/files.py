@@ -17,11 +17,12 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from ..errors import OutputError
+from ..errors import OutputError, SourceError
 from ..payload.pieces import Layout, Source
 from . import moving
 from .interrupts import LateInterrupt, held_back
@@ -46,6 +47,7 @@ def publish(
     sources: Iterable[Source] = (),
     progress: Progress = lambda _: None,
     obsolete: Callable[[], Iterable[str]] = tuple,
+    digests: Mapping[Source, str] | None = None,
 ) -> None:
     """Writes files so that all of them appear, complete and synced, or none; the last one appears last.
 
@@ -56,11 +58,13 @@ def publish(
     files : in the order in which they shall appear
     sources : what must not be overwritten nor have changed, besides the sources of the layouts
     obsolete : asked, when all is written, for the regular files that go away as these appear
+    digests : of sources, how their SHA-256 begins, in hexadecimal digits
 
     Raises
     ------
     OutputError : an output cannot be written, or is one of the sources; names hold what they held, or it says which do not
     SourceChangedError : a source is not what it was; nothing has appeared
+    SourceError : a source has another digest, or cannot be read; nothing has appeared
     LateInterrupt : a signal came while they appeared; all are there
     """
     sources = dict.fromkeys((*sources, *(source for file in files for source in file.layout.sources)))
@@ -76,14 +80,16 @@ def publish(
     _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     directories = Directories()
     staged: list[Staged] = []
+    digests, found = digests or {}, dict[Source, str]()
     try:
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
                     staged.append(Staged(path, directories.of(path)))
-                    moving.write(file.layout, staged[-1].descriptor, file.align, progress)
+                    found |= moving.write(file.layout, staged[-1].descriptor, file.align, progress, digests)
                 else:
                     _write_special(path, file.layout, progress)
+        check_digests(digests, found)
         for source in sources:
             source.check()
         _appear(staged, directories, obsolete)
@@ -92,6 +98,17 @@ def publish(
             for output in staged:
                 output.close()
             directories.close()
+
+
+def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = MappingProxyType({})) -> None:
+    """SourceError unless the SHA-256 of each source begins as it shall; those not `found` yet are read for it."""
+    for source, prefix in digests.items():
+        from .fetching import sha256
+
+        digest = found.get(source) or sha256(source)
+        if not digest.startswith(prefix):
+            what = f"its SHA-256 begins with {digest[: len(prefix)]}, not {prefix}"
+            raise SourceError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
 
 
 def _shared(file: File, path: str) -> int:

@@ -7,6 +7,8 @@
     pipe            large extents are spliced from the page cache, the rest is written
     anything else   a buffer, and write
 
+What lies far away is fetched before, see `fetching`, and goes through a buffer.
+
 Names and what becomes of them are the business of `files`.
 """
 
@@ -18,7 +20,7 @@ import os
 import select
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from ..errors import OutputError
@@ -43,17 +45,27 @@ F_SETPIPE_SZ = 1031  # linux/fcntl.h; the fcntl module names it on Linux only
 PIPE_SIZE = 1 << 20  # what an ordinary user may ask for
 
 
-def write(layout: Layout, descriptor: int, align: int, progress: Progress) -> None:
-    """Writes a layout to a new regular file, and syncs it; what lies `align` bytes apart is cloned, 0 for nothing."""
+def write(
+    layout: Layout, descriptor: int, align: int, progress: Progress, hashed: Container[Source] = ()
+) -> Mapping[Source, str]:
+    """Writes a layout to a new regular file, and syncs it; what lies `align` bytes apart is cloned, 0 for nothing.
+
+    Returns the SHA-256 of those of the sources to be `hashed` that have passed by, whole.
+    """
     ranges = [(0, layout.size)]
+    hashes: Mapping[Source, str] = {}
     if align:
         os.ftruncate(descriptor, layout.size)
         ranges = list(_clone_extents(layout, align, descriptor, progress))
     elif layout.size:
         _preallocate(descriptor, layout.size)
+    if layout.is_far:
+        ranges, hashes = _fetch(layout, descriptor, progress, hashed)
     for start, stop in ranges:
-        _copy(layout, start, stop, descriptor, progress)
+        for begin, end in _spans(layout, start, stop):
+            _copy(layout, begin, end, descriptor, progress)
     os.fsync(descriptor)
+    return hashes
 
 
 def stream(layout: Layout, descriptor: int, progress: Progress = lambda _: None) -> None:
@@ -67,11 +79,12 @@ def stream(layout: Layout, descriptor: int, progress: Progress = lambda _: None)
         with suppress(OSError):  # beyond the user's limit: the pipe stays as small as it is
             fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
     buffer = memoryview(bytearray(BUFFER))
-    for extent, start, stop in _runs(layout, 0, layout.size) if is_pipe else [(None, 0, layout.size)]:
-        at = start + (_splice(extent, descriptor, progress) if extent is not None else 0)
-        for _, part in _rendered(layout, at, stop, buffer):
-            _write_all(descriptor, part)
-            progress(len(part))
+    for begin, end in _spans(layout, 0, layout.size):
+        for extent, start, stop in _runs(layout, begin, end) if is_pipe else [(None, begin, end)]:
+            at = start + (_splice(extent, descriptor, progress) if extent is not None else 0)
+            for _, part in _rendered(layout, at, stop, buffer):
+                _write_all(descriptor, part)
+                progress(len(part))
     for source in layout.sources:
         source.check()
 
@@ -117,6 +130,50 @@ def _runs(layout: Layout, start: int, stop: int) -> Iterator[tuple[Extent | None
         yield None, begin, stop
 
 
+def _spans(layout: Layout, start: int, stop: int) -> Iterable[tuple[int, int]]:
+    """Bytes [start, stop) of a layout, cut so that what each range reads is at hand when it is asked for."""
+    if not layout.is_far:
+        return [(start, stop)]
+    from .fetching import spans
+
+    return spans(layout, start, stop)
+
+
+def _fetch(
+    layout: Layout, descriptor: int, progress: Progress, hashed: Container[Source]
+) -> tuple[list[tuple[int, int]], Mapping[Source, str]]:
+    """Fetches what can be put in place in the order of the source; the ranges of the layout that are left, and hashes."""
+    from . import fetching
+
+    if not fetching.is_scattered(layout):
+        return [(0, layout.size)], {}
+    (source,) = layout.sources
+
+    def write(offset: int, data: memoryview) -> None:
+        _write_at(descriptor, offset, data)
+        _write_back(descriptor, offset, len(data))
+
+    found = fetching.scatter(layout, write, progress, source in hashed)
+    held = [
+        (start, start + piece.size)
+        for piece, start in zip(layout.pieces, layout.starts, strict=False)
+        if not isinstance(piece, Extent)
+    ]
+    return held, {source: found} if found else {}
+
+
+def _write_at(descriptor: int, offset: int, data: memoryview) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        offset, data = offset + count, data[count:]
+
+
+def _write_back(descriptor: int, offset: int, length: int) -> None:
+    """Linux takes this as a hint to start writing. What is dirty stays cached, and fsync finds little to do."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+
+
 def _copy(layout: Layout, start: int, stop: int, target: int, progress: Progress) -> None:
     """Bytes [start, stop) of a layout to the same offsets of a file, written back as they come."""
     buffer = memoryview(bytearray(BUFFER))
@@ -129,12 +186,8 @@ def _copy(layout: Layout, start: int, stop: int, target: int, progress: Progress
             if extent is not None:
                 at += _copy_extent(extent, target, at)
             for offset, part in _rendered(layout, at, last, buffer):
-                while part:
-                    count = os.pwrite(target, part, offset)
-                    offset, part = offset + count, part[count:]
-        if hasattr(os, "posix_fadvise"):
-            # Linux takes this as a hint to start writing back. What is dirty stays cached, and fsync finds little to do.
-            os.posix_fadvise(target, begin, end - begin, os.POSIX_FADV_DONTNEED)
+                _write_at(target, offset, part)
+        _write_back(target, begin, end - begin)
         progress(end - begin)
 
 
