@@ -7,14 +7,16 @@
     pickle   the keys of those storages, a list of strings
     then for each key in that order: int64 number of elements, and the elements
 
-Nothing says where a storage begins: that follows from the sizes of all before it. The order of storages is that of
-their keys, not that of the tensors. Learnt from `torch/serialization.py`, `_legacy_save` and `_legacy_load`.
+Nothing says where a storage begins: that follows from the sizes of all before it. Their numbers of elements stand in
+the pickle, too. The order of storages is that of their keys, not that of the tensors. Learnt from
+`torch/serialization.py`, `_legacy_save` and `_legacy_load`.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import FormatError, TruncatedError
@@ -54,22 +56,30 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
 
 
 def _locate(source: Source, at: int, keys: list[str], storages: Mapping[str, Storage | Opaque]) -> dict[str, Extent]:
-    extents = {}
+    """Where the storages lie, which follows from the pickle alone; their numbers of elements are confirmed."""
+    cursor, extents, confirmed = Cursor(source, at), {}, None
     for key in keys:
+        at = cursor.offset
         if key not in storages:
             raise FormatError(f"storage {key!r} belongs to no tensor: its size is unknown", file=source.name, offset=at)
-        (count,) = struct.unpack("<q", Cursor(source, at).read(8))
-        storage = storages[key]
-        if count != storage.numel:
-            raise FormatError(f"storage {key} has {count} elements, not {storage.numel}", file=source.name, offset=at)
-        length = storage.nbytes
-        if at + 8 + length > source.size:
+        cursor.skip(8)
+        confirmed = partial(_confirm, source.name, at, key, storages[key].numel)
+        source.confirm(at, 8, confirmed)
+        length, left = storages[key].nbytes, source.size - cursor.offset
+        if length > left:
             raise TruncatedError(
-                f"storage {key} needs {length} bytes, {source.size - at - 8} are left",
+                f"storage {key} needs {length} bytes, {left} are left",
                 file=source.name,
-                offset=at + 8,
+                offset=cursor.offset,
                 advice="fetch it again: it is cut short",
             )
-        extents[key] = Extent(source, at + 8, length)
-        at += 8 + length
+        extents[key] = cursor.skip(length)
+    if confirmed and cursor.offset != source.size:  # something follows, as another object may, or a size is wrong
+        confirmed(source.read(at, 8))
     return extents
+
+
+def _confirm(file: str, offset: int, key: str, numel: int, found: bytes) -> None:
+    (count,) = struct.unpack("<q", found)
+    if count != numel:
+        raise FormatError(f"storage {key} has {count} elements, not {numel}", file=file, offset=offset)

@@ -47,7 +47,7 @@ def read(source: Source) -> tuple[Any, dict[str, Extent]]:
     extents = {}
     for key, storage in storages.items():
         member = _member(source, members, f"{folder}data/{key}")
-        extents[key] = extent = archive.data(source, member, _ADVICE)
+        extents[key] = extent = archive.located(source, member, _ADVICE)
         if extent.length != storage.nbytes:
             raise FormatError(
                 f"storage {key} has {extent.length} bytes, not {storage.nbytes}",

@@ -35,11 +35,13 @@ class Source(ABC):
     name : path or URL, for messages
     size : bytes in all
     window : bytes worth reading at once where headers are: payload is jumped over, so more would mostly be read in vain
+    defers : whether `confirm` waits, because reading is dear: then what follows from other bytes is not read first
     """
 
     name: str
     size: int
     window: int = 16 << 10
+    defers: bool = False
 
     @property
     def is_far(self) -> bool:
@@ -76,7 +78,7 @@ class Source(ABC):
     def confirm(self, offset: int, length: int, check: Callable[[bytes], None]) -> None:
         """Hands these bytes to `check`, which raises an error of ours if they are not what was taken for granted.
 
-        At once, or, where reading is dear, when they pass by with the payload around them: nothing may follow from them.
+        At once; a source that `defers` does so when they pass by, with the headers or with the payload around them.
         """
         check(self.read(offset, length))
 

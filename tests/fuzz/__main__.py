@@ -35,8 +35,8 @@ Check = Callable[[Path], None]
 SECONDS, MEMORY = 20, 1 << 30
 
 READERS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[mutations.Rng, bytes], bytes], Check]] = {
-    "legacy": ("x.pth", lambda: seeds.torch_files(is_zip=False), mutations.pickled, seeds.use_weights),
-    "zip": ("x.pth", lambda: seeds.torch_files(is_zip=True), mutations.zipped, seeds.use_weights),
+    "legacy": ("x.pth", lambda: seeds.torch_files(is_zip=False), mutations.pickled, seeds.use_torch_file),
+    "zip": ("x.pth", lambda: seeds.torch_files(is_zip=True), mutations.zipped, seeds.use_torch_file),
     "pickle": ("x.pkl", seeds.numpy_pickles, mutations.pickled, seeds.use_weights),
     "npz": ("x.npz", seeds.npz_files, mutations.zipped, seeds.use_weights),
     "safetensors": ("x.safetensors", seeds.safetensors_files, mutations.in_safetensors, seeds.use_weights),

@@ -14,6 +14,9 @@ from typing import Any
 
 from streamexport.caffe import caffe_pb2
 from streamexport.errors import Error
+from streamexport.payload.pieces import Source
+from streamexport.sources.local import LocalFile
+from tests.shared.far import Far
 
 from .mutations import varint
 
@@ -161,6 +164,27 @@ def use_weights(path: Path) -> None:
         assert Path(tensor.extent.source.name).parent == path.parent, f"reads {tensor.extent.source.name}"
         if tensor.dtype.is_floating:
             touch(tensor.as_float32())
+
+
+def use_torch_file(path: Path) -> None:
+    """The same; and from afar, where more is taken for granted at first, it comes to the same in the end."""
+    assert places(Far(path, 256)) in (places(LocalFile.at(path)), "begins at another byte"), "is another file from afar"
+    use_weights(path)
+
+
+def places(source: Source) -> object:
+    """Where each tensor lies, or None if that is an error."""
+    from streamexport import open_weights
+
+    try:
+        tensors = open_weights(source).tensors.values()
+        if isinstance(source, Far):
+            source.confirm_all()
+    except Error as error:
+        return "begins at another byte" if error.what.startswith("begins at byte") else None
+    return [
+        (tensor.name, tensor.shape, tensor.strides, tensor.extent.offset, tensor.extent.length) for tensor in tensors
+    ]
 
 
 def use_model(path: Path) -> None:
