@@ -4,7 +4,8 @@ A kill between two renames, or a copy of half a model, leaves files that are eac
 record that a model and its prototxt carry names the net and its weights by digests, and a part says how it was cut:
 
     net       layers, parameters, shapes of blobs, what is expected of the input: a prototxt and a model must have the same
-    weights   the first bytes of some blobs: two checkpoints of the same net differ. `verify` compares every byte
+    weights   the first bytes of some blobs, of those that lie where headers are read anyway: two checkpoints of the same net
+              differ. `verify` compares every byte
     limit     the most bytes of a part; whole models have none
 
 They are made of what is converted alone, so that the same input still gives the same bytes.
@@ -20,11 +21,14 @@ from typing import Any
 
 from ..errors import NetError
 from ..net.graph import Net
+from ..payload.pieces import Piece
 from ..sources import Path, open_source
 from .codec import encode
 
 SAMPLES, SAMPLE = 64, 64
-"""Blobs that are looked at, spread over the net, and bytes of each: few enough not to be felt on a disk that seeks."""
+"""Blobs that are looked at, and bytes of each: few enough not to be felt on a disk that seeks."""
+NEAR = 1 << 20
+"""Bytes at the beginning and at the end of a file that hold its headers: from a store they come in a request each."""
 
 COMMENT = 64 << 10  # bytes of a prototxt in which its record stands
 RECORD = b"# record: "
@@ -90,13 +94,20 @@ def is_of_one_run(prototxt: Path, model: Net) -> bool:
 
 def _sampled(net: Net) -> bytes:
     values = [blob.values for layer in net.layers for blob in layer.blobs]
-    count = min(len(values), SAMPLES)
+    near = [piece for piece in values if _is_near(piece)] or values[:1]
+    count = min(len(near), SAMPLES)
     taken = bytearray()
-    for piece in (values[index * len(values) // count] for index in range(count)):
+    for piece in (near[index * len(near) // count] for index in range(count)):
         sample = bytearray(min(piece.size, SAMPLE))
         piece.render(0, len(sample), memoryview(sample))
         taken += sample
     return bytes(taken)
+
+
+def _is_near(piece: Piece) -> bool:
+    """Whether the beginning of a blob follows from the first and the last bytes of files."""
+    reads = piece.reads(0, min(piece.size, SAMPLE))
+    return all(extent.end <= NEAR or extent.offset >= extent.source.size - NEAR for extent in reads)
 
 
 def _digest(data: bytes) -> str:

@@ -63,7 +63,9 @@ class Cursor:
         left = self.stop - self._next
         if length > left or left < 0:
             raise self._truncated(length, left)
-        self._window = self.source.read(self._next, max(length, min(self.source.window, left)))
+        window = self.source.window
+        until = window - self._next % window  # where the source begins another block, if it keeps some
+        self._window = self.source.read(self._next, max(length, min(until, left)))
         self._window_start = self._next
 
     def _truncated(self, length: int, left: int) -> TruncatedError:
