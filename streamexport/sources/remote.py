@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20
 """Bytes of a block of headers."""
-KEPT = 8
+KEPT = 2
 """Blocks that are kept."""
-_CHUNK = 1 << 20
+_CHUNK = 256 << 10
 """Bytes of an answer that are copied at a time."""
 RETRIES = 10
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
@@ -88,13 +88,17 @@ class RemoteFile(Source):
     def check(self) -> None:
         """Nothing is left to do: every range was compared as it came."""
 
-    def fetch(self, offset: int, length: int, gone: threading.Event | None = None) -> memoryview:
+    def fetch(
+        self, offset: int, length: int, gone: threading.Event | None = None, buffer: bytearray | None = None
+    ) -> memoryview:
         """Bytes of it, by one request, or several where that fails, until nobody wants them any more: they are `gone`.
+
+        They lie in `buffer` then, if there is room for them.
 
         SourceError if they cannot be had, SourceChangedError if the object is not what it was.
         """
         start, stop = self._state.around(offset, offset + length)
-        data, found = self._asked(start, stop - start, gone or threading.Event())
+        data, found = self._asked(start, stop - start, gone or threading.Event(), buffer)
         if found != self:
             raise SourceChangedError("changed while it was read", file=self.name, offset=offset)
         self._state.confirm(start, data)
@@ -139,14 +143,16 @@ class RemoteFile(Source):
                 blocks.popitem(last=False)
         return start, data
 
-    def _asked(self, offset: int, length: int, gone: threading.Event) -> tuple[memoryview, RemoteFile]:
+    def _asked(
+        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | None = None
+    ) -> tuple[memoryview, RemoteFile]:
         """A range, and what is found to be the object; asked for until it comes, or is not worth asking for."""
         from obstore.exceptions import BaseError
 
         wait = FIRST_WAIT
         for left in reversed(range(RETRIES + 1)):
             try:
-                return self._ask(offset, length)
+                return self._ask(offset, length, buffer)
             except (BaseError, FileNotFoundError) as error:  # NotFoundError is no BaseError
                 if not left or not stores.is_passing(error) or (self.size < 0 and stores.is_unreachable(error)):
                     what, advice = stores.said(error, self.name)
@@ -158,7 +164,7 @@ class RemoteFile(Source):
             wait = min(2 * wait, LONGEST_WAIT)
         raise SourceError("is not wanted any more", file=self.name)
 
-    def _ask(self, offset: int, length: int) -> tuple[memoryview, RemoteFile]:
+    def _ask(self, offset: int, length: int, buffer: bytearray | None) -> tuple[memoryview, RemoteFile]:
         from obstore import get
         from obstore.exceptions import GenericError, PreconditionError
 
@@ -177,7 +183,8 @@ class RemoteFile(Source):
             advice = "fetch the file, unpack it and name it"
             raise SourceError("is sent compressed by its server", file=self.name, advice=advice)
         due = min(length, found.size - offset)
-        data, at = memoryview(bytearray(due)), 0
+        has_room = buffer is not None and len(buffer) >= due
+        data, at = memoryview(buffer if buffer is not None and has_room else bytearray(due))[:due], 0
         for part in answer.stream(min_chunk_size=_CHUNK):
             if at + len(part) <= due:
                 data[at : at + len(part)] = part

@@ -15,11 +15,12 @@ import tempfile
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
+from io import RawIOBase
 from itertools import pairwise
-from typing import TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from ..payload.pieces import Extent, Layout, Literal, Source
 from ..sources.decoded import Held, Kept
@@ -59,23 +60,25 @@ def scatter(layout: Layout, write: Write, written: Callable[[int], object], hash
     longest = max(length for _, length, _ in wanted)
     digest = hashlib.sha256() if hashed else None
 
-    def put(start: int, stop: int, gone: threading.Event) -> tuple[int, memoryview]:
-        """Fetches bytes [start, stop) of the source and writes what is wanted of them; how many bytes that was."""
-        data, count = source.fetch(start, stop - start, gone), 0
-        for offset, length, target in wanted[bisect_left(offsets, start - longest) : bisect_left(offsets, stop)]:
-            begin, end = max(offset, start), min(offset + length, stop)
+    def put(block: Extent) -> tuple[int, memoryview]:
+        """Fetches some bytes of the source and writes what is wanted of them; how many bytes that was."""
+        data, count = fetchers.fetch(block), 0
+        for offset, length, target in wanted[
+            bisect_left(offsets, block.offset - longest) : bisect_left(offsets, block.end)
+        ]:
+            begin, end = max(offset, block.offset), min(offset + length, block.end)
             if begin < end:
-                write(target + begin - offset, data[begin - start : end - start])
+                write(target + begin - offset, data[begin - block.offset : end - block.offset])
                 count += end - begin
-        return count, data if hashed else _NOTHING
+        return count, data
 
-    ranges = [Extent(source, 0, source.size)] if hashed else [Extent(source, at, length) for at, length, _ in wanted]
-    with _pool() as (pool, gone):
-        tasks = (pool.submit(put, extent.offset, extent.end, gone) for extent in _ranges(ranges))
-        for count, data in _in_turn(tasks):
+    needed = [Extent(source, 0, source.size)] if hashed else [Extent(source, at, length) for at, length, _ in wanted]
+    with _Fetchers() as fetchers:
+        for count, data in _in_turn(fetchers.submit(put, block) for block in _ranges(needed)):
             written(count)
             if digest is not None:
                 digest.update(data)  # while others are fetched
+            fetchers.reuse(data)
     return digest.hexdigest() if digest is not None else None
 
 
@@ -83,21 +86,21 @@ def spans(layout: Layout, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cuts bytes [start, stop) of a layout into ranges. Until the next one is asked for, what one reads is at hand."""
     asked: deque[tuple[int, int, list[_Asked]]] = deque()
     in_flight = 0
-    with _pool() as (pool, gone):
+    with _Fetchers() as fetchers:
         for begin, end in _windows(layout, start, stop):
             wanted = _ranges(layout.reads(begin, end))
             size = sum(extent.length for extent in wanted)
             while asked and in_flight + size > IN_FLIGHT:
                 in_flight -= sum(extent.length for extent, _ in asked[0][2])
-                yield from _at_hand(*asked.popleft())
-            tasks = ((extent, pool.submit(_fetch, extent, gone)) for extent in wanted)
+                yield from fetchers.at_hand(*asked.popleft())
+            tasks = ((extent, fetchers.submit(fetchers.fetch, extent)) for extent in wanted)
             if size > IN_FLIGHT:
-                yield from _spilled(begin, end, tasks)
+                yield from fetchers.spilled(begin, end, tasks)
             else:
                 asked.append((begin, end, list(tasks)))
                 in_flight += size
         while asked:
-            yield from _at_hand(*asked.popleft())
+            yield from fetchers.at_hand(*asked.popleft())
 
 
 def sha256(source: Source) -> str:
@@ -111,21 +114,77 @@ def sha256(source: Source) -> str:
     return digest.hexdigest()
 
 
-_T = TypeVar("_T")
 _Asked = tuple[Extent, "Future[memoryview]"]
-_NOTHING = memoryview(b"")
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
-@contextmanager
-def _pool() -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """Threads that fetch, and what tells them, when the block is left, not to ask once more."""
-    gone = threading.Event()
-    pool = ThreadPoolExecutor(2 * IN_FLIGHT // RANGE)
-    try:
-        yield pool, gone
-    finally:
-        gone.set()
-        pool.shutdown(cancel_futures=True)
+class _Fetchers:
+    """Threads that fetch. When the block is left, nobody asks for anything once more."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(2 * IN_FLIGHT // RANGE)
+        self._gone = threading.Event()
+        self._buffers: list[bytearray] = []
+        """To be filled again: memory that the system maps anew has to be cleared by it first."""
+
+    def __enter__(self) -> _Fetchers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gone.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, task: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        return self._pool.submit(task, *args, **kwargs)
+
+    def fetch(self, extent: Extent) -> memoryview:
+        buffer = None
+        if extent.length > RANGE // 2:
+            with suppress(IndexError):
+                buffer = self._buffers.pop()
+            buffer = buffer or bytearray(LONGEST)
+        return _remote(extent).fetch(extent.offset, extent.length, self._gone, buffer)
+
+    def reuse(self, data: memoryview) -> None:
+        """Takes back what was fetched; nobody may look at it any more."""
+        if len(buffer := cast(bytearray, data.obj)) == LONGEST:
+            self._buffers.append(buffer)
+
+    def at_hand(self, begin: int, end: int, wanted: Sequence[_Asked]) -> Iterator[tuple[int, int]]:
+        """The range [begin, end), for whose time what it reads is held."""
+        with ExitStack() as stack:
+            for extent, task in wanted:
+                data = Held(extent.source.name, extent.length, task.result())
+                stack.enter_context(_remote(extent).held(extent.offset, data))
+            yield begin, end
+        for _, task in wanted:
+            self.reuse(task.result())
+
+    def spilled(self, begin: int, end: int, wanted: Iterator[_Asked]) -> Iterator[tuple[int, int]]:
+        """The same where that is too much to be held: a nameless file keeps it."""
+        begun: deque[Extent] = deque()
+
+        def tasks() -> Iterator[Future[memoryview]]:
+            for extent, task in wanted:
+                begun.append(extent)
+                yield task
+
+        at = 0
+        with tempfile.TemporaryFile(buffering=0) as file, ExitStack() as stack:
+            for data in _in_turn(tasks()):
+                extent = begun.popleft()
+                _write_all(file, data)
+                self.reuse(data)
+                kept = Kept(extent.source.name, extent.length, file.fileno(), at)
+                stack.enter_context(_remote(extent).held(extent.offset, kept))
+                at += extent.length
+            yield begin, end
+
+
+def _write_all(file: RawIOBase, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def _in_turn(tasks: Iterable[Future[_T]]) -> Iterator[_T]:
@@ -139,43 +198,9 @@ def _in_turn(tasks: Iterable[Future[_T]]) -> Iterator[_T]:
         yield begun.popleft().result()
 
 
-def _fetch(extent: Extent, gone: threading.Event) -> memoryview:
-    return _remote(extent).fetch(extent.offset, extent.length, gone)
-
-
 def _remote(extent: Extent) -> RemoteFile:
     assert isinstance(extent.source, RemoteFile)
     return extent.source
-
-
-def _at_hand(begin: int, end: int, wanted: Iterable[_Asked]) -> Iterator[tuple[int, int]]:
-    """The range [begin, end), for whose time what it reads is held."""
-    with ExitStack() as stack:
-        for extent, task in wanted:
-            data = Held(extent.source.name, extent.length, task.result())
-            stack.enter_context(_remote(extent).held(extent.offset, data))
-        yield begin, end
-
-
-def _spilled(begin: int, end: int, wanted: Iterable[_Asked]) -> Iterator[tuple[int, int]]:
-    """The same where that is too much to be held: a nameless file keeps it."""
-    with tempfile.TemporaryFile(buffering=0) as file, ExitStack() as stack:
-        extents: deque[Extent] = deque()
-
-        def tasks() -> Iterator[Future[memoryview]]:
-            for extent, task in wanted:
-                extents.append(extent)
-                yield task
-
-        at = 0
-        for data in _in_turn(tasks()):
-            extent = extents.popleft()
-            while data:
-                data = data[file.write(data) :]
-            kept = Kept(extent.source.name, extent.length, file.fileno(), at)
-            stack.enter_context(_remote(extent).held(extent.offset, kept))
-            at += extent.length
-        yield begin, end
 
 
 def _windows(layout: Layout, start: int, stop: int) -> Iterator[tuple[int, int]]:
