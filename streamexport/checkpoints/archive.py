@@ -24,6 +24,7 @@ from ..sources.signatures import ZIP
 
 _CENTRAL, _END, _END64, _LOCATOR64 = b"PK\x01\x02", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _LOCAL = 30  # bytes of a local header, its name and extra field aside
+_LONGEST_LOCAL = _LOCAL + 2 * 0xFFFF + 1
 _FULL32 = 0xFFFFFFFF  # "look into the zip64 record"
 _FARTHEST_END = 22 + 0xFFFF  # from the end of the file to the end record: that and its longest comment
 _ALIGNMENT = 64  # of the data of storages, unless torch was told otherwise
@@ -66,12 +67,12 @@ def data(source: Source, member: Member, advice: str) -> Extent:
 
 
 def located(source: Source, member: Member, advice: str) -> Extent:
-    """Where the data of a storage lies. Of a source that defers, its local header is confirmed, if that is unambiguous."""
-    start = _place(member) if source.defers else None
+    """Where the data of a storage lies. Far away, its local header is only confirmed, if the place is plain without it."""
+    start = _place(member) if source.is_far else None
     if start is None or start + member.size > source.size:
         return data(source, member, advice)
     _check_stored(source.name, member, advice)
-    source.confirm(member.header, _LOCAL, partial(_confirm, source.name, member, start))
+    source.confirm(member.header, start - member.header, partial(_confirm, source.name, member, start))
     return Extent(source, start, member.size)
 
 
@@ -79,7 +80,8 @@ def _place(member: Member) -> int | None:
     """Where data begins that ends in front of the next header, and is aligned as torch does it; None if that is unclear."""
     descriptors = (16, 24) if member.flags & _HAS_DESCRIPTOR else (0,)
     starts = [member.end - descriptor - member.size for descriptor in descriptors]
-    return next((start for start in starts if start % _ALIGNMENT == 0 and start >= member.header + _LOCAL), None)
+    possible = range(member.header + _LOCAL, member.header + _LONGEST_LOCAL)
+    return next((start for start in starts if start in possible and start % _ALIGNMENT == 0), None)
 
 
 def _start(file: str, member: Member, header: bytes) -> int:
@@ -125,9 +127,9 @@ def _central_directory(source: Source, offset: int, size: int, count: int) -> It
 
 def _end_record(source: Source) -> tuple[int, int, int]:
     """Offset, bytes and entries of the central directory."""
-    tail_size = min(source.size, max(_FARTHEST_END, source.window))  # the directory may come with it
-    tail = source.read(source.size - tail_size, tail_size)
-    at = tail.rfind(_END, max(0, tail_size - _FARTHEST_END))
+    start = max(0, source.size - _FARTHEST_END)
+    tail = source.read(start, source.size - start)
+    at = tail.rfind(_END)
     if at < 0 or at + 22 > len(tail):
         raise TruncatedError(
             "is a zip file without its end record",

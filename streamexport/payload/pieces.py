@@ -34,18 +34,16 @@ class Source(ABC):
     ----------
     name : path or URL, for messages
     size : bytes in all
-    window : bytes worth reading at once where headers are: payload is jumped over, so more would mostly be read in vain
-    defers : whether `confirm` waits, because reading is dear: then what follows from other bytes is not read first
     """
 
     name: str
     size: int
-    window: int = 16 << 10
-    defers: bool = False
 
     @property
     def is_far(self) -> bool:
-        """Whether asking takes long, so that payload is asked for before it is read, many ranges at once."""
+        """Whether asking takes long: what follows from other bytes is not read first but confirmed, and payload is asked for
+        before it is read, many ranges at once.
+        """
         return False
 
     def __fspath__(self) -> str:
@@ -78,7 +76,7 @@ class Source(ABC):
     def confirm(self, offset: int, length: int, check: Callable[[bytes], None]) -> None:
         """Hands these bytes to `check`, which raises an error of ours if they are not what was taken for granted.
 
-        At once; a source that `defers` does so when they pass by, with the headers or with the payload around them.
+        At once; of a source that is far away when they pass by, with the headers or with the payload behind them.
         """
         check(self.read(offset, length))
 

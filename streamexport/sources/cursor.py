@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..errors import TruncatedError
 from ..payload.pieces import Extent, Source
 
+WINDOW = 1 << 14
+"""Bytes fetched at a time: payload is jumped over, so more would mostly be read in vain."""
+
 
 class Cursor:
     """A position in bytes [start, stop) of a source. TruncatedError where a read would pass `stop`."""
@@ -63,9 +66,7 @@ class Cursor:
         left = self.stop - self._next
         if length > left or left < 0:
             raise self._truncated(length, left)
-        window = self.source.window
-        until = window - self._next % window  # where the source begins another block, if it keeps some
-        self._window = self.source.read(self._next, max(length, min(until, left)))
+        self._window = self.source.read(self._next, max(length, min(WINDOW, left)))
         self._window_start = self._next
 
     def _truncated(self, length: int, left: int) -> TruncatedError:

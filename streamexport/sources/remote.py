@@ -117,8 +117,13 @@ class RemoteFile(Source):
                 state.held = [other for other in state.held if other is not block]
 
     def confirm(self, offset: int, length: int, check: Callable[[bytes], None]) -> None:
+        start = offset // BLOCK * BLOCK
         with self._state.lock:
-            insort(self._state.expected, _Expected(offset, offset + length, check))
+            kept = self._state.blocks.get(start)
+            if kept is None or offset + length > start + kept.size:
+                insort(self._state.expected, _Expected(offset, offset + length, check))
+                return
+        check(kept.read(offset - start, length))
 
     def read_into(self, offset: int, into: memoryview) -> None:
         while into:
