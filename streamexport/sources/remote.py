@@ -186,7 +186,8 @@ class RemoteFile(Source):
         found = RemoteFile(self.name, meta["size"], meta["e_tag"], modified, self.url)
         if "Content-Encoding" in answer.attributes:
             advice = "fetch the file, unpack it and name it"
-            raise SourceError("is sent compressed by its server", file=self.name, advice=advice)
+            where = offset if self.size >= 0 else None
+            raise SourceError("is sent compressed by its server", file=self.name, offset=where, advice=advice)
         due = min(length, found.size - offset)
         has_room = buffer is not None and len(buffer) >= due
         data, at = memoryview(buffer if buffer is not None and has_room else bytearray(due))[:due], 0

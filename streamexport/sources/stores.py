@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,8 +50,9 @@ def is_url(name: str | os.PathLike[str]) -> bool:
 
 def shown(url: str) -> str:
     """A URL without what may be secret in it."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    scheme, _, rest = url.partition("://")
+    host, slash, path = re.split(r"[?#]", rest)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def beside(url: str, file: str) -> str:
@@ -62,15 +64,24 @@ def beside(url: str, file: str) -> str:
 def at(url: str) -> Place:
     """What a URL names; nobody is asked yet. SourceError if it can be nothing's name."""
     name = shown(url)
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError if it is no number
+    except ValueError:
+        raise _nameless(name) from None
     if parts.scheme not in SCHEMES:
         what = f"there is nothing here that reads {parts.scheme}://"
         raise SourceError(what, file=name, advice=f"what can be read: {', '.join(SCHEMES)}")
     key = unquote(parts.path.rpartition("/")[2] if parts.scheme.startswith("http") else parts.path.lstrip("/"))
-    if not key or (parts.scheme != "memory" and not parts.hostname):
-        raise SourceError("is no object's name", file=name, advice="name one, as in s3://bucket/model.pth")
+    if not {"", ".", ".."}.isdisjoint(key.split("/")) or (parts.scheme != "memory" and not parts.hostname):
+        raise _nameless(name)
     with speaking_of(name):
         return Place(_store(_of_store(parts)), key, name)
+
+
+def _nameless(name: str) -> SourceError:
+    advice = "name one, as in s3://bucket/model.pth; no part of it may be empty, . or .."
+    return SourceError("is no object's name", file=name, advice=advice)
 
 
 def _of_store(parts: SplitResult) -> str:
@@ -98,10 +109,19 @@ def _store(url: str) -> ObjectStore:
         "retry_config": {"max_retries": 0},  # that is done where it can be counted
     }
     if scheme.startswith("http"):
+        settings["client_options"]["default_headers"] = _authorization(urlsplit(url))
         return stores.HTTPStore(url, **settings)
     if scheme == "s3":
         return stores.S3Store(name, **settings)
     return stores.GCSStore(name, **settings) if scheme == "gs" else stores.AzureStore(name, **settings)
+
+
+def _authorization(parts: SplitResult) -> dict[str, str]:
+    """What says who a URL's user is: obstore leaves that out, and redirects to other hosts leave this out."""
+    if parts.username is None:
+        return {}
+    word = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {b64encode(word.encode()).decode()}"}
 
 
 def _endpoint() -> str:
@@ -173,7 +193,7 @@ _ADVICE = {
     "403": _EXPIRED,
     "404": "look for another name",
     "410": "look for another name",
-    "416": "it is smaller than it was",
+    "416": "it is empty, or smaller than it was",
 }
 _CLUES: tuple[tuple[str, str, Any], ...] = (
     (
@@ -185,7 +205,7 @@ _CLUES: tuple[tuple[str, str, Any], ...] = (
     (r"Range request not supported", "the server does not send ranges, but the whole", "fetch the file and name it"),
     (r"Requested \d+\.\.\d+, got", "the server sends another range than was asked for", "fetch the file and name it"),
     (
-        r"CertificateError|certificate|UnknownIssuer",
+        r"InvalidCertificate\(|CertificateError|UnknownIssuer",
         "its server's certificate is not to be trusted",
         "see SSL_CERT_FILE",
     ),
