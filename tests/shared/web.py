@@ -131,7 +131,7 @@ def redirect(location: str | None) -> Fault:
 
     def change(answer: Answer) -> None:
         path, _, query = answer.request.target.partition("?")
-        if location is None or not location.endswith(path):
+        if location != path:
             to = f"{location}?{query}" if query else location
             status(302)(answer)
             answer.headers["Location"] = to if location else None
