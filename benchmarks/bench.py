@@ -6,16 +6,18 @@ import contextlib
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
+PAIRS = 7
 WSL = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 
 
@@ -102,6 +104,38 @@ def settle() -> None:
     """Lets what was written and deleted before reach the disk, so that it does not weigh on what is measured next."""
     os.sync()
     time.sleep(1)
+
+
+def seconds(command: Callable[[], object]) -> float:
+    start = time.monotonic()
+    command()
+    return time.monotonic() - start
+
+
+def alternate(
+    title: str,
+    peer: str,
+    run_peer: Callable[[], object],
+    run_ours: Callable[[], object],
+    *outputs: Path,
+    rounds: int = PAIRS,
+) -> None:
+    """Times both in turn, settled before each, and prints medians and their ratio.
+
+    Outputs are removed before, so that neither replaces a file: cp would truncate its own first, while we keep the old one
+    until the new one is complete.
+    """
+    times: dict[str, list[float]] = {peer: [], "streamexport": []}
+    for _ in range(rounds):
+        for name, command in ((peer, run_peer), ("streamexport", run_ours)):
+            for output in outputs:
+                output.unlink(missing_ok=True)
+            settle()
+            times[name].append(seconds(command))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    rows = [(name, f"{medians[name]:.2f}", " ".join(f"{t:.2f}" for t in values)) for name, values in times.items()]
+    rows.append(("ratio", f"{medians['streamexport'] / medians[peer]:.2f}", ""))
+    print_table(title, ("", "median, s", "runs, s"), rows)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -14,8 +14,7 @@ import os
 import shutil
 import statistics
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import bench
@@ -24,7 +23,7 @@ from streamexport.payload.pieces import BUFFER, Extent, Piece
 from streamexport.payload.tensors import FLOAT32, Tensor
 from streamexport.sources.local import LocalFile
 
-PAIRS, RUNS = 7, 5
+RUNS = 5
 SINK = ("sh", "-c", "cat > /dev/null")
 FORWARD = """
 import sys
@@ -35,33 +34,6 @@ image = numpy.random.default_rng(0).standard_normal((1, 3, 224, 224))
 streamexport.forward(sys.argv[1], sys.argv[2:], image)
 print(f"peak memory {peak_memory() / 2**20:.1f} MiB")
 """
-
-
-def seconds(command: Callable[[], object]) -> float:
-    start = time.monotonic()
-    command()
-    return time.monotonic() - start
-
-
-def alternate(
-    title: str, peer: str, run_peer: Callable[[], object], run_ours: Callable[[], object], *outputs: Path
-) -> None:
-    """Times both in turn, settled before each, and prints medians and their ratio.
-
-    Outputs are removed before, so that neither replaces a file: cp would truncate its own first, while we keep the old one
-    until the new one is complete.
-    """
-    times: dict[str, list[float]] = {peer: [], "streamexport": []}
-    for _ in range(PAIRS):
-        for name, command in ((peer, run_peer), ("streamexport", run_ours)):
-            for output in outputs:
-                output.unlink(missing_ok=True)
-            bench.settle()
-            times[name].append(seconds(command))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    rows = [(name, f"{medians[name]:.2f}", " ".join(f"{t:.2f}" for t in values)) for name, values in times.items()]
-    rows.append(("ratio", f"{medians['streamexport'] / medians[peer]:.2f}", ""))
-    bench.print_table(title, ("", "median, s", "runs, s"), rows)
 
 
 def file(work: Path, checkpoint: Path) -> None:
@@ -82,7 +54,7 @@ def beside_cp(title: str, work: Path, checkpoint: Path, model: Path) -> None:
     def ours() -> None:
         bench.streamexport("convert", checkpoint, "-o", model)
 
-    alternate(title, "cp + sync", cp, ours, copy, model)
+    bench.alternate(title, "cp + sync", cp, ours, copy, model)
     copy.unlink(missing_ok=True)
     model.unlink()
 
@@ -96,7 +68,7 @@ def pipe(work: Path, checkpoint: Path) -> None:
 
     ours = [bench.PYTHON, "-m", "streamexport", "convert", checkpoint, "-o", "-", "--quiet"]
     cat = f"cat CHECKPOINT | {SINK[-1]}"
-    alternate("32x48d to a pipe", cat, lambda: through(["cat", checkpoint]), lambda: through(ours))
+    bench.alternate("32x48d to a pipe", cat, lambda: through(["cat", checkpoint]), lambda: through(ours))
 
 
 def computed(work: Path, checkpoint: Path) -> None:
@@ -130,7 +102,7 @@ def strided(work: Path, checkpoint: Path) -> None:
     source, rates = LocalFile.at(checkpoint), {}
     for name, (shape, strides) in VIEWS.items():
         view = Tensor.in_storage("view", FLOAT32, shape, strides, Extent(source, 0, source.size)).as_float32()
-        median = statistics.median(seconds(functools.partial(render, view)) for _ in range(RUNS))
+        median = statistics.median(bench.seconds(functools.partial(render, view)) for _ in range(RUNS))
         rates[name] = view.size / 2**30 / median
     rows = [(name, f"{rate:.2f}", f"{rates['contiguous'] / rate:.1f}") for name, rate in rates.items()]
     bench.print_table("Strided tensors, from the page cache into a buffer", ("", "GiB/s", "times slower"), rows)
