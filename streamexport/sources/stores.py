@@ -205,6 +205,11 @@ _CLUES: tuple[tuple[str, str, Any], ...] = (
     (r"Range request not supported", "the server does not send ranges, but the whole", "fetch the file and name it"),
     (r"Requested \d+\.\.\d+, got", "the server sends another range than was asked for", "fetch the file and name it"),
     (
+        r"error: (Content-\w+ [Hh]eader|Failed to parse value|Invalid last modified|Received header)",
+        "the server's answer lacks a header that tells what it is, or has it malformed",
+        "fetch the file and name it",
+    ),
+    (
         r"InvalidCertificate\(|CertificateError|UnknownIssuer",
         "its server's certificate is not to be trusted",
         "see SSL_CERT_FILE",
