@@ -26,6 +26,7 @@ from tests.shared.web import (
     header,
     loop,
     needs,
+    no_content_length,
     no_etag,
     no_head,
     no_ranges,
@@ -151,7 +152,6 @@ HARMLESS = {
     "a weak ETag": weak_etag,
     "no ETag": no_etag,
     "neither ETag nor Last-Modified": no_validators,
-    "no Content-Length": no_content_length,
     "HEAD refused": no_head(403),
     "HEAD not known": no_head(405),
     "a redirect of every range": redirect("/elsewhere/net.pth"),
@@ -188,6 +188,10 @@ WRONG = {
     "204": (status(204), "does not send ranges"),
     "a redirect for ever": (loop, "one place to the next"),
     "a redirect to nowhere": (redirect(None), "one place to the next"),
+    "no Content-Length": (no_content_length, "lacks a header"),
+    "no Content-Range": (header("Content-Range", None), "lacks a header"),
+    "Content-Range of nobody knows how much": (header("Content-Range", "bytes 0-9/*"), "malformed"),
+    "a time that is none": (changed(modified="junk"), "malformed"),
     "compressed": (gzipped, "compressed"),
 }
 
