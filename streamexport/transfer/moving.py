@@ -149,18 +149,20 @@ def _fetch(
     if not fetching.is_scattered(layout):
         return [(done, layout.size)], {}
     (source,) = layout.sources
+    left = layout.size
+    for piece, start in zip(layout.pieces, layout.starts, strict=False):
+        if isinstance(piece, Extent):
+            left -= piece.length
+        else:
+            _copy(layout, start, start + piece.size, descriptor, lambda _: None)
 
     def write(offset: int, data: memoryview) -> None:
         _write_at(descriptor, offset, data)
         _write_back(descriptor, offset, len(data))
 
     found = fetching.scatter(layout, write, progress, source in hashed and not done, done)
-    held = [
-        (start, start + piece.size)
-        for piece, start in zip(layout.pieces, layout.starts, strict=False)
-        if not isinstance(piece, Extent)
-    ]
-    return held, {source: found} if found else {}
+    progress(min(left, layout.size - done))
+    return [], {source: found} if found else {}
 
 
 def _write_at(descriptor: int, offset: int, data: memoryview) -> None:
