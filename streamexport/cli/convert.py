@@ -29,7 +29,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
-        "-o", "--output", metavar="OUTPUT", help="the model file; DIR/ for a name after the net; - for stdout"
+        "-o",
+        "--output",
+        metavar="OUTPUT",
+        help="the model file, or s3://BUCKET/KEY; DIR/ for a name after the net; - for stdout",
     )
     target.add_argument(
         "--save-root", metavar="DIR", help="make DIR and write NET.caffemodel, or .h5, and NET.prototxt there"
@@ -53,6 +56,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         type=arguments.size,
         default=0,
         help="pad a caffemodel so that XFS and btrfs can share its blocks, of so many bytes, with the checkpoint: 4096",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace objects that are in a store already, as files are"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and who can load it")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
@@ -84,6 +90,7 @@ def run(given: argparse.Namespace) -> int:
             prototxt=given.prototxt,
             max_file_size=given.max_file_size,
             align=given.align,
+            force=given.force,
             progress=progress,
             planned=progress.expect,
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..payload.pieces import Layout, Literal
 from ..sources import Path
+from ..transfer import files
 from ..transfer.files import File
 from ..transfer.moving import Progress
 from .options import DEFAULTS, Options
@@ -23,6 +25,7 @@ def convert(
     prototxt: Path | None = None,
     max_file_size: int | None = None,
     align: int = 0,
+    force: bool = False,
     progress: Progress = lambda _: None,
     planned: Progress = lambda _: None,
 ) -> Plan:
@@ -31,8 +34,9 @@ def convert(
     Parameters
     ----------
     inputs, options, form, max_file_size, align : see `plan`; parts are called NAME-00001-of-00003.caffemodel
-    output : the model file, a directory for it, or "-" for standard output
+    output : the model file, a directory for it, "-" for standard output, or the URL of an object in a store: s3://BUCKET/KEY
     prototxt : where the description goes; by default beside the output, and nowhere for "-" or where a model is the input
+    force : whether objects that are in a store already may be replaced; files are replaced in any case
     progress : told of every so many bytes moved
     planned : told before of how many there are
 
@@ -53,5 +57,8 @@ def convert(
         description = File(os.fspath(where), Layout.of([Literal((made.prototxt or "").encode())]))
     model = [File(name, layout, made.align) for name, layout in made.parts]
     planned(made.size + (description.layout.size if description is not None else 0))
-    notes = made.target.publish(model, description, made.sources, progress)
+    older = partial(made.target.older, len(model))
+    replaced = len([*older()])
+    files.publish(made.target.in_order(model, description), made.sources, progress, older, force=force)
+    notes = (f"{replaced} older parts are gone",) if replaced else ()
     return replace(made, notes=(*made.notes, *notes))

@@ -106,6 +106,7 @@ def plan(
     target = place.target((net.name or pathlib.Path(given[0]).stem) if is_named else options.net, chosen)
     if align and (chosen.aligned is None or max_file_size is not None):
         raise OutputError("only a caffemodel in one file can be aligned", file=target.path, advice="leave out `align=`")
+    target.refuse(chosen, align)
     parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
     left_to_caller = [_expected(net)] if net.preprocessing else []
     sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}

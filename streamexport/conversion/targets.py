@@ -1,32 +1,30 @@
-"""Where a conversion goes: what somebody names becomes a target, which says what its files are called, and publishes them.
+"""Where a conversion goes: what somebody names becomes a target, which says what its files are called, and how they appear.
 
     a file                      synced, or not there; its prototxt beside it
     a file that is cut          numbered parts, which replace those of an older run, whatever their number
     a directory                 one of these, called like the net
     standard output             the model alone, from where the output stands
     what is special             a pipe, /dev/null, a device: written in place, the model alone
+    a URL                       an object in a store, or numbered ones; with / at its end they are called like the net
 
-All but the last two keep the promise that a name holds all that was to be written, or what it held before. A new kind of
-target is a class here and a line in `at`.
+All but standard output and what is special keep the promise that a name holds all that was to be written, or what it held
+before; stores keep it as far as they can. A new kind of target is a class here and a line in `at`.
 """
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..caffe import formats, identity
 from ..caffe.formats import Format
 from ..caffe.models import open_model
 from ..errors import Error, OutputError
-from ..payload.pieces import Source
-from ..sources import Path
+from ..sources import Path, stores
 from ..transfer import files
 from ..transfer.files import File
-from ..transfer.moving import Progress, stream
 from . import names
 
 STDOUT = "-"
@@ -68,18 +66,23 @@ class Target(Place):
     def target(self, name: str, form: Format) -> Target:
         return self
 
+    def refuse(self, form: Format, align: int) -> None:
+        """OutputError for a format that is of no use there, or where blocks cannot be shared with the checkpoint."""
+        # most take all of them
+
     @abstractmethod
     def names(self, count: int) -> tuple[str, ...]:
         """What the files of a model are called that is cut into so many. OutputError if there is no room for several."""
 
-    def publish(
-        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
-    ) -> tuple[str, ...]:
-        """Writes the files of a model, and its prototxt if there is one; what the user should know of it.
+    def in_order(self, model: Sequence[File], description: File | None) -> list[File]:
+        """The files of a model, and its prototxt, as they appear: the last one tells that all are there."""
+        return [*_given(description), *model]
 
-        Raises what `files.publish` raises.
+    def older(self, count: int) -> Iterable[str]:
+        """Parts of an older run that would stand among the `count` ones of this one, and go away as these appear.
+
+        OutputError for what is only called like them.
         """
-        files.publish(_in_order(model, description), sources, progress)
         return ()
 
 
@@ -101,13 +104,32 @@ class OneFile(Target):
 class Parts(OneFile):
     """A model that is cut into files."""
 
-    def publish(
-        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
-    ) -> tuple[str, ...]:
-        obsolete: Callable[[], Iterator[str]] = partial(_older_parts, self.path, len(model))
-        replaced = len([*obsolete()])
-        files.publish(_in_order(model, description), sources, progress, obsolete)
-        return (f"{replaced} older parts are gone",) if replaced else ()
+    def older(self, count: int) -> Iterator[str]:
+        for found in names.older_parts(self.path, count):
+            try:
+                is_ours = bool(identity.read(open_model(found, sources=None).record))
+            except Error:
+                is_ours = False
+            if not is_ours:
+                advice = "move it away, or write to another name"
+                raise OutputError("is called like a part of this model, and no part of ours", file=found, advice=advice)
+            yield found
+
+
+@dataclass(frozen=True)
+class Stored(OneFile):
+    """A model in a store: an object, or several where it is cut."""
+
+    def refuse(self, form: Format, align: int) -> None:
+        if form is formats.LINKED:
+            what = "an object in a store cannot be linked to files"
+            raise OutputError(what, file=self.path, advice="use another format, which holds the weights")
+        if align:
+            what = "an object in a store shares no blocks with the checkpoint"
+            raise OutputError(what, file=self.path, advice="leave out `align=`")
+
+    def in_order(self, model: Sequence[File], description: File | None) -> list[File]:
+        return [*model[:-1], *_given(description), model[-1]]  # each is seen at once, and this one takes no time
 
 
 @dataclass(frozen=True)
@@ -135,19 +157,14 @@ class Stdout(Special):
             raise OutputError(what, advice="leave out `max_file_size=`")
         return (self.path,)
 
-    def publish(
-        self, model: Sequence[File], description: File | None, sources: Iterable[Source], progress: Progress
-    ) -> tuple[str, ...]:
+    def in_order(self, model: Sequence[File], description: File | None) -> list[File]:
         (file,) = model
-        stream(file.layout, files.STDOUT, progress)
-        if description is not None:
-            files.publish([description], sources, progress)
-        return ()
+        return [replace(file, path=files.STDOUTS[0]), *_given(description)]
 
 
 @dataclass(frozen=True)
 class Directory(Place):
-    """A directory, for a model that is called like its net."""
+    """A directory, or a URL that ends like one, for a model that is called like its net."""
 
     path: str
     is_cut: bool
@@ -157,8 +174,7 @@ class Directory(Place):
         return formats.CAFFEMODEL, formats.HDF5
 
     def target(self, name: str, form: Format) -> Target:
-        path = os.path.join(self.path, names.component(name) + form.suffixes[0])
-        return Parts(path) if self.is_cut else OneFile(path)
+        return _named(os.path.join(self.path, names.component(name) + form.suffixes[0]), self.is_cut)
 
 
 def at(output: Path, is_cut: bool) -> Place:
@@ -172,22 +188,14 @@ def at(output: Path, is_cut: bool) -> Place:
         return Directory(path, is_cut)
     if os.path.exists(path) and not os.path.isfile(path):
         return Special(path)
+    return _named(path, is_cut)
+
+
+def _named(path: str, is_cut: bool) -> Target:
+    if stores.is_url(path):
+        return Stored(stores.to_write(path).name)
     return Parts(path) if is_cut else OneFile(path)
 
 
-def _in_order(model: Sequence[File], description: File | None) -> list[File]:
-    """As they appear: the last one tells that all are there."""
-    return [*([description] if description is not None else []), *model]
-
-
-def _older_parts(path: str, count: int) -> Iterator[str]:
-    """Parts of an older run that would stand among those of this one. OutputError for what is only called like them."""
-    for found in names.older_parts(path, count):
-        try:
-            is_ours = bool(identity.read(open_model(found, sources=None).record))
-        except Error:
-            is_ours = False
-        if not is_ours:
-            advice = "move it away, or write to another name"
-            raise OutputError("is called like a part of this model, and no part of ours", file=found, advice=advice)
-        yield found
+def _given(description: File | None) -> list[File]:
+    return [description] if description is not None else []

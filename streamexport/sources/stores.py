@@ -20,12 +20,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from ..errors import Error, SourceError
+from ..errors import Error, OutputError, SourceError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 SCHEMES = ("http", "https", "s3", "gs", "az", "memory")
+WRITTEN = ("s3", "gs", "az", "memory")
+"""Of these, what takes objects."""
+RETRIES = 10
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 STALLED = timedelta(seconds=30)
@@ -61,27 +64,39 @@ def beside(url: str, file: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rpartition("/")[0] + "/" + file))
 
 
-def at(url: str) -> Place:
-    """What a URL names; nobody is asked yet. SourceError if it can be nothing's name."""
+def to_write(url: str) -> Place:
+    """What a URL names that an object can be written to. OutputError if that is nothing.
+
+    obstore sends requests again by itself then: nobody else knows which of an upload's may be.
+    """
+    scheme = url.partition("://")[0].lower()
+    if scheme not in WRITTEN:
+        advice = f"what can be written to: {', '.join(WRITTEN)}, and files"
+        raise OutputError(f"there is nothing here that writes to {scheme}://", file=shown(url), advice=advice)
+    return at(url, OutputError, retries=RETRIES)
+
+
+def at(url: str, kind: type[Error] = SourceError, retries: int = 0) -> Place:
+    """What a URL names; nobody is asked yet. An error of `kind` if it can be nothing's name."""
     name = shown(url)
     try:
         parts = urlsplit(url)
         _ = parts.port  # ValueError if it is no number
     except ValueError:
-        raise _nameless(name) from None
+        raise _nameless(name, kind) from None
     if parts.scheme not in SCHEMES:
         what = f"there is nothing here that reads {parts.scheme}://"
-        raise SourceError(what, file=name, advice=f"what can be read: {', '.join(SCHEMES)}")
+        raise kind(what, file=name, advice=f"what can be read: {', '.join(SCHEMES)}")
     key = unquote(parts.path.rpartition("/")[2] if parts.scheme.startswith("http") else parts.path.lstrip("/"))
     if not {"", ".", ".."}.isdisjoint(key.split("/")) or (parts.scheme != "memory" and not parts.hostname):
-        raise _nameless(name)
-    with speaking_of(name):
-        return Place(_store(_of_store(parts)), key, name)
+        raise _nameless(name, kind)
+    with speaking_of(name, kind):
+        return Place(_store(_of_store(parts), retries), key, name)
 
 
-def _nameless(name: str) -> SourceError:
+def _nameless(name: str, kind: type[Error]) -> Error:
     advice = "name one, as in s3://bucket/model.pth; no part of it may be empty, . or .."
-    return SourceError("is no object's name", file=name, advice=advice)
+    return kind("is no object's name", file=name, advice=advice)
 
 
 def _of_store(parts: SplitResult) -> str:
@@ -92,13 +107,20 @@ def _of_store(parts: SplitResult) -> str:
 
 
 @cache
-def _store(url: str) -> ObjectStore:
+def _memory() -> ObjectStore:
+    from obstore.store import MemoryStore
+
+    return MemoryStore()
+
+
+@cache
+def _store(url: str, retries: int) -> ObjectStore:
     """One for all objects of a store, since it holds the connections."""
     from obstore import store as stores
 
     scheme, _, name = url.partition("://")
     if scheme == "memory":
-        return stores.MemoryStore()
+        return _memory()
     settings: dict[str, Any] = {
         "client_options": {
             "timeout": LONGEST_ANSWER,
@@ -106,7 +128,7 @@ def _store(url: str) -> ObjectStore:
             "connect_timeout": timedelta(seconds=5),
             "allow_http": scheme == "http" or _endpoint().startswith("http:"),
         },
-        "retry_config": {"max_retries": 0},  # that is done where it can be counted
+        "retry_config": {"max_retries": retries},  # of reads none: that is done where it can be counted
     }
     if scheme.startswith("http"):
         settings["client_options"]["default_headers"] = _authorization(urlsplit(url))
@@ -159,7 +181,8 @@ def said(error: Exception, name: str) -> tuple[str, str | None]:
 
 
 def _without_urls(error: Exception) -> str:
-    return re.sub(r"\w+://\S+", "the server", str(error))
+    text = re.sub(r"\w+://\S*(latest/api|computeMetadata|metadata/identity)\S*", "the metadata service", str(error))
+    return re.sub(r"\w+://\S+", "the server", text)
 
 
 def is_passing(error: Exception) -> bool:
@@ -197,7 +220,7 @@ _ADVICE = {
 }
 _CLUES: tuple[tuple[str, str, Any], ...] = (
     (
-        r"169\.254\.169\.254|metadata\.google|token request|Account must be specified",
+        r"the metadata service|token request|Account must be specified",
         "no credentials are there",
         _credentials,
     ),

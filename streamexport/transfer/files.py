@@ -1,9 +1,11 @@
-"""Files that appear complete and synced, all of them or none.
+"""Files that appear complete and synced, all of them or none, and objects in stores together with them.
 
     1 write    each into a nameless file (O_TMPFILE; else under a temporary name), synced; sources are checked once more
     2 appear   under a lock of the directories, while signals wait: what is there now is linked to temporary names, the new
                files are renamed into place in their order, what they make obsolete goes away, the directories are synced
     3 forget   the temporary names go
+
+Objects (`uploading`) are sent between 1 and 2, and deleted if 2 fails.
 
 An error in 2 is undone, from the links. Between two renames a crash of the machine or SIGKILL leaves new files beside old
 ones, each whole, which `identity` tells apart; the next run to one of the names removes the temporary ones. Who makes or
@@ -24,10 +26,13 @@ from types import MappingProxyType
 
 from ..errors import OutputError, SourceError
 from ..payload.pieces import Layout, Source
+from ..sources import stores
 from . import moving
 from .interrupts import LateInterrupt, held_back
+from .movers import HERE, Mover
 from .moving import Progress
 from .staging import Directories, Name, Staged, speaking_of
+from .uploading import refuse_taken, uploaded
 
 STDOUT = 1
 STDOUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -35,7 +40,14 @@ STDOUTS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 @dataclass(frozen=True)
 class File:
-    """A file to be: its path, its content, and the block size by which it shall be cloned where that is possible, or 0."""
+    """A file to be, or an object in a store.
+
+    Attributes
+    ----------
+    path : or URL
+    layout : its content
+    align : the block size by which it shall be cloned where that is possible, or 0
+    """
 
     path: str
     layout: Layout
@@ -48,11 +60,14 @@ def publish(
     progress: Progress = lambda _: None,
     obsolete: Callable[[], Iterable[str]] = tuple,
     digests: Mapping[Source, str] | None = None,
-    resume: bool = False,
-) -> tuple[str, ...]:
+    *,
+    force: bool = False,
+    mover: Mover = HERE,
+) -> None:
     """Writes files so that all of them appear, complete and synced, or none; the last one appears last.
 
-    What exists and is no regular file (a pipe, /dev/null, a device) is written in place. A symbolic link is followed.
+    What exists and is no regular file (a pipe, /dev/null, a device) is written in place. A symbolic link is followed. A URL
+    names an object in a store; those appear before the files, see `uploading`.
 
     Parameters
     ----------
@@ -60,11 +75,8 @@ def publish(
     sources : what must not be overwritten nor have changed, besides the sources of the layouts
     obsolete : asked, when all is written, for the regular files that go away as these appear
     digests : of sources, how their SHA-256 begins, in hexadecimal digits
-    resume : whether what is cut off is kept beside the file, and gone on with by the next run that resumes
-
-    Returns
-    -------
-    What became of what an earlier run had begun.
+    force : whether objects may be replaced; files are replaced in any case
+    mover : who moves the bytes
 
     Raises
     ------
@@ -74,6 +86,9 @@ def publish(
     LateInterrupt : a signal came while they appeared; all are there
     """
     sources = dict.fromkeys((*sources, *(source for file in files for source in file.layout.sources)))
+    objects = [(stores.to_write(file.path), file.layout) for file in files if stores.is_url(file.path)]
+    files = [file for file in files if not stores.is_url(file.path)]
+    refuse_taken(objects, sources, force)
     # Links are followed to the name that will be replaced; what is written in place is opened as it is called, since
     # /dev/stdout leads to names that do not exist.
     paths = [os.path.realpath(f.path) if _is_regular(f.path) else f.path for f in files]
@@ -83,8 +98,7 @@ def publish(
     if twice := [path for path, count in Counter(itertools.compress(paths, regular)).items() if count > 1]:
         raise OutputError("is the name of two outputs", file=twice[0], advice="give each its own")
     files = [replace(file, align=_shared(file, path)) for path, file in zip(paths, files, strict=True)]
-    if not resume:  # else some of it may be there
-        _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
+    _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     directories = Directories()
     staged: list[Staged] = []
     digests, found = digests or {}, dict[Source, str]()
@@ -92,20 +106,15 @@ def publish(
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
-                    staged.append(_staged(path, file, directories, resume))
-                    found |= _write(file, staged[-1], progress, digests)
+                    staged.append(Staged(path, directories.of(path)))
+                    found |= mover.write(file.layout, staged[-1], file.align, progress, digests)
                 else:
                     _write_special(path, file.layout, progress)
-        try:
-            check_digests(digests, found)
-        except SourceError:
-            for output in staged:
-                output.discard()
-            raise
+        check_digests(digests, found)
         for source in sources:
             source.check()
-        _appear(staged, directories, obsolete)
-        return tuple(f"{output.path}: {output.remark}" for output in staged if output.remark)
+        with uploaded(objects, sources, force, mover, progress):
+            _appear(staged, directories, obsolete)
     finally:
         with held_back():
             for output in staged:
@@ -122,23 +131,6 @@ def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = M
         if not digest.startswith(prefix):
             what = f"its SHA-256 begins with {digest[: len(prefix)]}, not {prefix}"
             raise SourceError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
-
-
-def _staged(path: str, file: File, directories: Directories, resume: bool) -> Staged:
-    if not resume or file.align:  # cloning takes no time
-        return Staged(path, directories.of(path))
-    from .resuming import Partial
-
-    return Partial(path, directories.of(path), file.layout)
-
-
-def _write(file: File, staged: Staged, progress: Progress, digests: Mapping[Source, str]) -> Mapping[Source, str]:
-    def moved(count: int) -> None:
-        progress(count)
-        staged.wrote(count)
-
-    progress(staged.done)
-    return moving.write(file.layout, staged.descriptor, file.align, moved, digests, staged.done)
 
 
 def _shared(file: File, path: str) -> int:

@@ -46,14 +46,13 @@ PIPE_SIZE = 1 << 20  # what an ordinary user may ask for
 
 
 def write(
-    layout: Layout, descriptor: int, align: int, progress: Progress, hashed: Container[Source] = (), done: int = 0
+    layout: Layout, descriptor: int, align: int, progress: Progress, hashed: Container[Source] = ()
 ) -> Mapping[Source, str]:
     """Writes a layout to a new regular file, and syncs it; what lies `align` bytes apart is cloned, 0 for nothing.
 
-    Returns the SHA-256 of those of the sources to be `hashed` that have passed by, whole. Of a file that was not aligned, as
-    many bytes as `progress` was told of before are `done`, in whatever order that was.
+    Returns the SHA-256 of those of the sources to be `hashed` that have passed by, whole.
     """
-    ranges = [(done, layout.size)]
+    ranges = [(0, layout.size)]
     hashes: Mapping[Source, str] = {}
     if align:
         os.ftruncate(descriptor, layout.size)
@@ -61,9 +60,9 @@ def write(
     elif layout.size:
         _preallocate(descriptor, layout.size)
     if layout.is_far:
-        ranges, hashes = _fetch(layout, descriptor, progress, hashed, done)
+        ranges, hashes = _fetch(layout, descriptor, progress, hashed)
     for start, stop in ranges:
-        for begin, end in _spans(layout, start, stop):
+        for begin, end in spans(layout, start, stop):
             _copy(layout, begin, end, descriptor, progress)
     os.fsync(descriptor)
     return hashes
@@ -80,7 +79,7 @@ def stream(layout: Layout, descriptor: int, progress: Progress = lambda _: None)
         with suppress(OSError):  # beyond the user's limit: the pipe stays as small as it is
             fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
     buffer = memoryview(bytearray(BUFFER))
-    for begin, end in _spans(layout, 0, layout.size):
+    for begin, end in spans(layout, 0, layout.size):
         for extent, start, stop in _runs(layout, begin, end) if is_pipe else [(None, begin, end)]:
             at = start + (_splice(extent, descriptor, progress) if extent is not None else 0)
             for _, part in _rendered(layout, at, stop, buffer):
@@ -131,38 +130,36 @@ def _runs(layout: Layout, start: int, stop: int) -> Iterator[tuple[Extent | None
         yield None, begin, stop
 
 
-def _spans(layout: Layout, start: int, stop: int) -> Iterable[tuple[int, int]]:
+def spans(layout: Layout, start: int, stop: int) -> Iterable[tuple[int, int]]:
     """Bytes [start, stop) of a layout, cut so that what each range reads is at hand when it is asked for."""
     if not layout.is_far:
         return [(start, stop)]
-    from .fetching import spans
+    from . import fetching
 
-    return spans(layout, start, stop)
+    return fetching.spans(layout, start, stop)
 
 
 def _fetch(
-    layout: Layout, descriptor: int, progress: Progress, hashed: Container[Source], done: int
+    layout: Layout, descriptor: int, progress: Progress, hashed: Container[Source]
 ) -> tuple[list[tuple[int, int]], Mapping[Source, str]]:
     """Fetches what can be put in place in the order of the source; the ranges of the layout that are left, and hashes."""
     from . import fetching
 
     if not fetching.is_scattered(layout):
-        return [(done, layout.size)], {}
+        return [(0, layout.size)], {}
     (source,) = layout.sources
-    left = layout.size
-    for piece, start in zip(layout.pieces, layout.starts, strict=False):
-        if isinstance(piece, Extent):
-            left -= piece.length
-        else:
-            _copy(layout, start, start + piece.size, descriptor, lambda _: None)
 
     def write(offset: int, data: memoryview) -> None:
         _write_at(descriptor, offset, data)
         _write_back(descriptor, offset, len(data))
 
-    found = fetching.scatter(layout, write, progress, source in hashed and not done, done)
-    progress(min(left, layout.size - done))
-    return [], {source: found} if found else {}
+    found = fetching.scatter(layout, write, progress, source in hashed)
+    held = [
+        (start, start + piece.size)
+        for piece, start in zip(layout.pieces, layout.starts, strict=False)
+        if not isinstance(piece, Extent)
+    ]
+    return held, {source: found} if found else {}
 
 
 def _write_at(descriptor: int, offset: int, data: memoryview) -> None:

@@ -166,12 +166,6 @@ class Name:
 class Staged(Name):
     """A regular file in the making: nameless, or under a name that says that it is temporary."""
 
-    LEFT = r"|partial(-[0-9]{5}-of-[0-9]{5})?"
-    """What else than temporary names goes away: a run that could have gone on with it was not asked to."""
-
-    done = 0
-    remark: str | None = None
-
     def __init__(self, path: str, directory: Directory) -> None:
         super().__init__(path, directory)
         self.temporary: str | None = None
@@ -211,12 +205,6 @@ class Staged(Name):
             os.close(self.descriptor)
             self.descriptor = -1
 
-    def wrote(self, count: int) -> None:
-        """Is told of every so many more bytes that are there."""
-
-    def discard(self) -> None:
-        """Is told that they are of no use."""
-
     def withdraw(self) -> bool:
         try:
             if self.is_changed():
@@ -242,7 +230,7 @@ class Staged(Name):
 
     def _remove_stale(self) -> None:
         """Removes what a killed run left under this output's temporary names. Living runs hold a lock on theirs."""
-        temporary = re.compile(re.escape(self.prefix) + f"([0-9a-f]{{8}}{self.LEFT})")
+        temporary = re.compile(re.escape(self.prefix) + "[0-9a-f]{8}")
         directory = self.directory.descriptor
         for name in filter(temporary.fullmatch, os.listdir(directory)):
             with suppress(OSError):

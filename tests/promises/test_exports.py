@@ -25,7 +25,7 @@ BESIDE = {
     "payload.tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
     "running.forward": "PreparedNet by_name held_by parameters",
     "transfer.files": "check_digests is_stdout",
-    "transfer.moving": "refuse_own_input shares_blocks write",
+    "transfer.moving": "refuse_own_input shares_blocks spans write",
 }
 """What the package's own modules take from these, and nobody else: decided name by name."""
 
