@@ -3,9 +3,10 @@
 >>> import streamexport
 >>> streamexport.convert(["resnet50.pth"], "resnet50.caffemodel")       # doctest: +SKIP
 
-`open_weights` and `open_model` open files as tables of where the bytes are; `plan` knows every byte of a conversion
-before it is written; `layout` makes a file of any net; `publish` and `stream` move layouts, `open_layout` has others read
-them; `verify` compares; `costs` counts what a Caffe net takes, `forward` runs it; `classify` and `evaluate` show it images.
+`open_weights` and `open_model` open files as tables of where the bytes are; `fetch` downloads official checkpoints;
+`plan` knows every byte of a conversion before it is written; `layout` makes a file of any net; `publish` and `stream`
+move layouts, `open_layout` has others read them; `verify` compares; `costs` counts what a Caffe net takes, `forward`
+runs it; `classify` and `evaluate` show it images.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .checkpoints import Weights as Weights
     from .checkpoints import open_weights as open_weights
     from .conversion.convert import convert as convert
+    from .conversion.fetch import fetch as fetch
     from .conversion.options import Options as Options
     from .conversion.plan import Plan as Plan
     from .conversion.plan import plan as plan
@@ -68,6 +70,7 @@ _PLACES = {
     "checking.verify": "Report verify",
     "checkpoints": "Weights open_weights",
     "conversion.convert": "convert",
+    "conversion.fetch": "fetch",
     "conversion.options": "Options",
     "conversion.plan": "Plan plan",
     "counting.costs": "Cost costs",

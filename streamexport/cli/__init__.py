@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": ("inspect", "tensors of a checkpoint, layers of a model, arithmetic of a net"),
     "verify": ("verify", "every blob of a model against its checkpoint, bit for bit; --forward: what it computes, too"),
     "eval": ("evaluate", "what a Caffe net sees in images, and how often it is right"),
+    "fetch": ("fetch", "the official checkpoint of a built-in net, into torch's cache"),
     "nets": ("nets", "the nets that are built in"),
 }
 """By name: the module, loaded when the command is given, and what `--help` says of it."""

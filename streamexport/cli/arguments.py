@@ -76,6 +76,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--forward-args", "a JSON object of other arguments that your module's forward is given", metavar="JSON")
 
 
+def add_check_hash(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check-hash",
+        action="store_true",
+        help="refuse a checkpoint whose SHA-256 does not begin as its name says: -3e41cc8a.pth",
+    )
+
+
 def chosen(arguments: argparse.Namespace, base: Options | None = None) -> Options:
     """`base`, or the defaults, with what was given on the command line."""
     given = {name: value for name, value in vars(arguments).items() if name in Options.__dataclass_fields__}

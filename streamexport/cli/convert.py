@@ -10,10 +10,13 @@ import time
 from .. import families
 from ..caffe.formats import FORMATS
 from ..conversion.convert import convert
+from ..conversion.fetch import cached
 from ..conversion.plan import Plan, plan
 from ..conversion.targets import STDOUT
 from ..errors import NetError, OutputError, one_line
+from ..families import official
 from . import arguments
+from .fetch import fetched
 from .saying import say, shown
 
 
@@ -25,7 +28,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="*",
         metavar="CHECKPOINT",
-        help="a file, or parts of one; or Caffe models, and what they are linked to",
+        help="a file, or parts of one; or Caffe models, and what they are linked to; by default the official one of --net",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument(
@@ -67,23 +70,22 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     options = arguments.chosen(given)
-    if not given.inputs:
-        raise NetError("no checkpoint is given", advice=_where_to_get(options.net))
     if given.save_root and options.net == families.AUTO:
         raise NetError("--save-root names files after the net", advice="name it with --net")
     output = given.output if given.output is not None else os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
+    inputs = given.inputs or [_official(options.net, given.dry_run, given.quiet)]
     if given.dry_run:
         size, align = given.max_file_size, given.align
-        _print_plan(plan(given.inputs, output, options, form=given.format, max_file_size=size, align=align))
+        _print_plan(plan(inputs, output, options, form=given.format, max_file_size=size, align=align))
         return 0
     if given.save_root:
         os.makedirs(given.save_root, exist_ok=True)
     start = time.monotonic()
     with arguments.progress(0, "converting", given.quiet) as progress:
         made = convert(
-            given.inputs,
+            inputs,
             output,
             options,
             form=given.format,
@@ -105,11 +107,17 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _where_to_get(net: str) -> str:
+def _official(net: str, is_dry: bool, is_quiet: bool) -> str:
+    """The checkpoint of a net for which none is given: the path of the official one, or its URL if it need not be here."""
     if net == families.AUTO:
-        return "name the file that torch.save wrote"
-    url = families.WSL_URLS.get(families.find(net).name)
-    return f"the official file is {url}; fetch it and name it" if url else "torchvision has the weights of this net"
+        advice = (
+            "name the file that torch.save wrote, or a net, whose official checkpoint is fetched then: `net=resnet50`"
+        )
+        raise NetError("no checkpoint is given", advice=advice)
+    url = official.url(net)
+    if is_dry and not os.path.exists(cached(url)):
+        return url
+    return fetched(net, False, is_quiet)
 
 
 def _print_plan(made: Plan) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from math import prod
 
-from ..families import WSL_URLS
+from ..families import official
 from ..families.resnet import RESNETS, ResNet
 
 
@@ -16,7 +16,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     for name, net in RESNETS.items():
-        print(f"{name:<24} {parameters(net):>11} parameters  {WSL_URLS.get(name, '')}".rstrip())
+        print(f"{name:<24} {parameters(net):>11} parameters  {official.url(name)}")
     return 0
 
 

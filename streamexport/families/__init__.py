@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 
-WSL_URLS = {
-    f"resnext101_{size}d_wsl": f"https://download.pytorch.org/models/ig_resnext101_{size}-{digest}.pth"
-    for size, digest in (("32x8", "c38310e5"), ("32x16", "c6f796b0"), ("32x32", "e4b90b00"), ("32x48", "3e41cc8a"))
-}
-"""Where the weights of the four WSL nets are; the suffix is the beginning of the file's sha256."""
-
 
 def find(name: str) -> ResNet:
     """The built-in net of that name; `resnext-101-32x48d` is the WSL net, as older converters call it.

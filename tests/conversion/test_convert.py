@@ -231,9 +231,6 @@ def test_save_root_writes_the_older_converter_s_names(tmp_path, checkpoint):
     assert done.returncode == 0, done.stderr
     names = sorted(p.name for p in (tmp_path / "new" / "dir").iterdir())
     assert names == ["resnext-101-32x8d.caffemodel", "resnext-101-32x8d.prototxt"]
-    line = assert_refused("convert", "--net", "resnext-101-32x48d", "--save-root", tmp_path / "none")
-    assert "ig_resnext101_32x48-3e41cc8a.pth" in line
-    assert not (tmp_path / "none").exists()
 
 
 def test_several_checkpoints_are_parts_of_one_model(tmp_path, checkpoint):

@@ -17,6 +17,7 @@ BESIDE = {
     "caffe.caffemodel.writing": "file_overhead layer_field layer_size",
     "caffe.models": "open_models",
     "checkpoints": "open_checkpoints",
+    "conversion.fetch": "cached",
     "conversion.plan": "described",
     "evaluation.evaluate": "ClassNames Interface class_names interface",
     "evaluation.images": "check_exist read_image read_lines",
