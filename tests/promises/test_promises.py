@@ -112,7 +112,7 @@ ROOMS = {
     "payload": {"errors"},
     "sources": {"errors", "payload"},
     "net": {"errors", "payload"},
-    "transfer": BYTES,
+    "transfer": {*BYTES, "_version"},
     "checkpoints": BYTES,
     "caffe": {*BYTES, "net"},
     "passes": {"errors", "payload", "net"},
