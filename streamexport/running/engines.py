@@ -68,8 +68,13 @@ class _Task:
 
     @property
     def files(self) -> list[str]:
-        """Those of the model alone."""
-        return [model.name for model in split(self.models)[0]]
+        """Those of the model alone. AbsentError for what is no file, as the prototxt, too, has to be one."""
+        models = split(self.models)[0]
+        for source in (*models, open_source(self.prototxt)):
+            if source.is_far:
+                advice = "fetch it and name the file, or take the engine `stream`"
+                raise AbsentError("lies behind a URL, and only files are read by this engine", file=source.name, advice=advice)
+        return [model.name for model in models]
 
     def writer(self, blob: str) -> Layer:
         """The layer that writes a blob last."""

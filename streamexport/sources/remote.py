@@ -32,6 +32,8 @@ _CHUNK = 256 << 10
 RETRIES = 10
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0
 """Seconds before the first and the last of them, double each time, and half of it by chance: two minutes at most."""
+BUSY_WAIT = 1.0
+"""Seconds for which a server that says that it is busy is left alone at least. What it asks for, obstore does not tell."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,9 @@ class RemoteFile(Source):
                     what, advice = stores.said(error, self.name)
                     where = offset if self.size >= 0 else None
                     raise SourceError(what, file=self.name, offset=where, advice=advice) from None
+                least = BUSY_WAIT if stores.is_busy(error) else 0.0
             self._state.tried_again()
-            if gone.wait(wait * random.uniform(0.5, 1)):
+            if gone.wait(min(max(wait * random.uniform(0.5, 1), least), LONGEST_WAIT)):
                 break
             wait = min(2 * wait, LONGEST_WAIT)
         raise SourceError("is not wanted any more", file=self.name)

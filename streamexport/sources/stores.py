@@ -196,6 +196,11 @@ def is_passing(error: Exception) -> bool:
     return status is None or status[1] in ("408", "429") or status[1][0] == "5"
 
 
+def is_busy(error: Exception) -> bool:
+    """Whether the server says that it is asked for too much."""
+    return re.search(r"status code: (429|503)", _without_urls(error)) is not None
+
+
 def is_unreachable(error: Exception) -> bool:
     """Whether nobody answered at all: at the first request, the name is wrong rather than the net slow."""
     return re.search(r"dns error|Connection refused|ConnectionRefused", _without_urls(error)) is not None

@@ -140,7 +140,7 @@ class _Fetchers:
 
     def fetch(self, extent: Extent) -> memoryview:
         buffer = None
-        if extent.length > RANGE // 2:
+        if extent.length > RANGE - RANGE // 4:  # else more would be held than is counted
             with suppress(IndexError):
                 buffer = self._buffers.pop()
             buffer = buffer or bytearray(LONGEST)

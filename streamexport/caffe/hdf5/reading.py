@@ -271,7 +271,12 @@ def started(model: str) -> subprocess.Popen[bytes]:
 
 
 def worker_rows(source: Source) -> Generator[Row, None, None]:
-    """What `worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much."""
+    """What `worker` says of a file, row by row. FormatError if the library gives up, dies, or takes too much.
+
+    SourceError for what lies behind a URL: the library reads where it likes, and is to have a file alone.
+    """
+    if source.is_far:
+        raise SourceError("HDF5 is not read behind a URL", file=source.name, advice="fetch the file and name it")
     process = started(source.name)
     timer = threading.Timer(WAIT, process.kill)
     timer.start()

@@ -43,10 +43,13 @@ def layout(net: Net, record: bytes = b"", linked: bool = False) -> Layout:
 
     Raises
     ------
-    NetError : a layer's name cannot be a group's, or is another's
+    NetError : a layer's name cannot be a group's, or is another's; or what is to be linked lies in no file
     """
     import h5py
 
+    if linked and any(source.is_far for source in net.sources):
+        advice = "write another format, which holds the weights, or fetch the checkpoint and name it"
+        raise NetError("a model can be linked to files, not to what lies behind a URL", advice=advice)
     kept = _Kept()
     places: list[tuple[int, Piece]] = []
     with h5py.File(kept, "w", libver="earliest") as file:
