@@ -72,8 +72,8 @@ class _Task:
         models = split(self.models)[0]
         for source in (*models, open_source(self.prototxt)):
             if source.is_far:
-                advice = "fetch it and name the file, or take the engine `stream`"
-                raise AbsentError("lies behind a URL, and only files are read by this engine", file=source.name, advice=advice)
+                what, advice = "lies behind a URL, this engine reads files", "fetch it and name the file"
+                raise AbsentError(what, file=source.name, advice=advice)
         return [model.name for model in models]
 
     def writer(self, blob: str) -> Layer:
