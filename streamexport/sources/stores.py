@@ -171,7 +171,7 @@ def speaking_of(name: str, kind: type[Error] = SourceError) -> Iterator[None]:
 def said(error: Exception, name: str) -> tuple[str, str | None]:
     """What obstore's error says of the object, without the URL that may stand in it, and what to do about it."""
     text = _without_urls(error)
-    for clue, what, advice in _CLUES:
+    for clue, what, advice in (*_CLUES, *_PASSING):
         if re.search(clue, text):
             return what, advice(name) if callable(advice) else advice
     if status := re.search(r"status code: (\d{3}[A-Za-z ]*)", text):
@@ -246,3 +246,10 @@ _CLUES: tuple[tuple[str, str, Any], ...] = (
     (r"dns error|failed to lookup", "its host is not known", "look at the name"),
 )
 """What tells in obstore's text that asking again is no use: a clue, what it is, what to do about it."""
+_PASSING = (
+    (r"kind: Timeout", "its server does not answer, or stops in the middle of an answer", "try again later"),
+    (r"kind: Interrupted", "its server breaks off in the middle of its answers", "try again later"),
+    (r"kind: ConnectionRefused", "its host takes no connections there", "look at the host and its port"),
+    (r"kind: Connect,", "its host cannot be reached", "look at the name, and at HTTPS_PROXY where there is a proxy"),
+)
+"""The same of what may be over when the same is asked again."""

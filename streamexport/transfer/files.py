@@ -102,15 +102,12 @@ def publish(
     directories = Directories()
     staged: list[Staged] = []
     digests, found = digests or {}, dict[Source, str]()
-    if not all(regular):  # what is written there cannot be taken back
-        check_digests(digests)
-        digests = {}
     try:
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
                     staged.append(Staged(path, directories.of(path)))
-                    found |= mover.write(file.layout, staged[-1], file.align, progress, digests.keys() - found)
+                    found |= mover.write(file.layout, staged[-1], file.align, progress, digests)
                 else:
                     _write_special(path, file.layout, progress)
         check_digests(digests, found)
