@@ -44,7 +44,7 @@ class Place:
         stem = "-".join((net, *arguments)).replace("--", "")
         found = [*self.root.glob(f"{stem}-????????.pth")]
         if not found:
-            made = bench.make_checkpoint(self.root / "making", net, *arguments)
+            made = bench.make_checkpoint(self.root / "making", *arguments, net)
             digest = subprocess.check_output(["sha256sum", made], text=True)
             found = [made.rename(self.root / f"{stem}-{digest[:8]}.pth")]
         return found[0].name
@@ -99,8 +99,8 @@ def planning(place: Place) -> None:
         done = bench.streamexport("convert", f"{place.server.fast}/{name}", "-o", place.model, "--dry-run")
         asked = place.server.requests()[before:]
         sent = sum(int(line.split()[3]) for line in asked)
-        rows.append((name, len(asked), f"{sent / 2**20:.1f}", f"{done.peak:.1f}", f"{done.seconds:.2f}"))
-    bench.print_table("Planning 32x48d: at most 8 requests", ("", "requests", "MiB", "peak MiB", "s"), rows)
+        rows.append((name, len(asked), f"{sent / 2**20:.1f}", f"{done.seconds:.2f}"))
+    bench.print_table("Planning 32x48d: at most 8 requests", ("", "requests", "MiB", "s"), rows)
 
 
 FORMS: dict[str, tuple[str, Sequence[str]]] = {
@@ -134,6 +134,8 @@ def _converted(place: Place, url: str, output: str, options: Sequence[str]) -> t
     if output == "-":
         command = ("sh", "-c", '"$@" | cat > /dev/null', "sh", *command)
     done = bench.run(command)
+    if done.status:
+        raise RuntimeError(f"{output} {' '.join(options)}: {done.stderr}")
     asked = place.server.requests()[before:]
     sent = sum(int(line.split()[3]) for line in asked)
     if output != "-":
