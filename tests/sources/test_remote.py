@@ -53,6 +53,7 @@ RANGE = DATA[START : START + LENGTH]
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.005)
+    monkeypatch.setattr(remote, "BUSY_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.02)
     monkeypatch.setattr(stores, "STALLED", timedelta(seconds=0.2))
 
@@ -240,12 +241,21 @@ def test_a_changed_object_is_noticed_by_what_there_is(validators):
             source.fetch(START, LENGTH)
 
 
-@pytest.mark.parametrize("fault", [cut, reset, status(503), stall], ids=["cut", "reset", "503", "stall"])
-def test_what_never_passes_is_given_up(fault, monkeypatch):
+NEVER = {
+    "cut": (cut, "breaks off in the middle"),
+    "reset": (reset, "breaks off in the middle"),
+    "503": (status(503), "503 Service Unavailable"),
+    "stall": (stall, "stops in the middle of an answer"),
+    "silence": (silence, "does not answer"),
+}
+
+
+@pytest.mark.parametrize("fault, said", NEVER.values(), ids=NEVER)
+def test_what_never_passes_is_given_up(fault, said, monkeypatch):
     monkeypatch.setattr(remote, "RETRIES", 2)
     with serving(DATA, after(1, fault)) as server:
         source = open_source(server.url)
-        with pytest.raises(SourceError) as refusal:
+        with pytest.raises(SourceError, match=said) as refusal:
             source.fetch(START, LENGTH)
         assert (len(server.requests), source.retries) == (4, 2)
     assert "\n" not in str(refusal.value)
@@ -311,7 +321,7 @@ def test_a_proxy_that_refuses_is_no_server_that_does(monkeypatch, code):
 def test_nobody_listens():
     with serving(DATA) as server:
         url = server.url
-    with pytest.raises(SourceError) as refusal:
+    with pytest.raises(SourceError, match="takes no connections") as refusal:
         open_source(url)
     assert refusal.value.file == url
 
