@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from io import RawIOBase
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import ParamSpec, TypeVar, cast
 
 from ..payload.pieces import Extent, Layout, Literal, Source
@@ -44,10 +44,10 @@ def is_scattered(layout: Layout) -> bool:
     return not computed and len(layout.sources) == 1 and isinstance(layout.sources[0], RemoteFile)
 
 
-def scatter(layout: Layout, write: Write, written: Callable[[int], object], hashed: bool) -> str | None:
+def scatter(layout: Layout, write: Write, written: Callable[[int], object], hashed: bool, done: int = 0) -> str | None:
     """Fetches the payload of a layout, see `is_scattered`, and puts it in place; the SHA-256 of its source if `hashed`.
 
-    `written` is told of every so many bytes, by this thread.
+    `written` is told of every so many bytes, by this thread; as many as it was told of before are `done`.
     """
     (source,) = layout.sources
     assert isinstance(source, RemoteFile)
@@ -60,21 +60,29 @@ def scatter(layout: Layout, write: Write, written: Callable[[int], object], hash
     longest = max(length for _, length, _ in wanted)
     digest = hashlib.sha256() if hashed else None
 
-    def put(block: Extent) -> tuple[int, memoryview]:
-        """Fetches some bytes of the source and writes what is wanted of them; how many bytes that was."""
-        data, count = fetchers.fetch(block), 0
+    def targets(block: Extent) -> Iterator[tuple[int, int, int]]:
+        """What is wanted of some bytes: from where to where in them, and its place in the output."""
         for offset, length, target in wanted[
             bisect_left(offsets, block.offset - longest) : bisect_left(offsets, block.end)
         ]:
             begin, end = max(offset, block.offset), min(offset + length, block.end)
             if begin < end:
-                write(target + begin - offset, data[begin - block.offset : end - block.offset])
-                count += end - begin
+                yield begin - block.offset, end - block.offset, target + begin - offset
+
+    def put(block: Extent) -> tuple[int, memoryview]:
+        """Fetches some bytes of the source and writes what is wanted of them; how many bytes that was."""
+        data, count = fetchers.fetch(block), 0
+        for begin, end, target in targets(block):
+            write(target, data[begin:end])
+            count += end - begin
         return count, data
 
     needed = [Extent(source, 0, source.size)] if hashed else [Extent(source, at, length) for at, length, _ in wanted]
+    blocks = _ranges(needed)
+    counts = accumulate(sum(end - begin for begin, end, _ in targets(block)) for block in blocks)
+    left = blocks[bisect_right([*counts], done) if done else 0 :]
     with _Fetchers() as fetchers:
-        for count, data in _in_turn(fetchers.submit(put, block) for block in _ranges(needed)):
+        for count, data in _in_turn(fetchers.submit(put, block) for block in left):
             written(count)
             if digest is not None:
                 digest.update(data)  # while others are fetched

@@ -60,10 +60,11 @@ def publish(
     progress: Progress = lambda _: None,
     obsolete: Callable[[], Iterable[str]] = tuple,
     digests: Mapping[Source, str] | None = None,
+    resume: bool = False,
     *,
     force: bool = False,
     mover: Mover = HERE,
-) -> None:
+) -> tuple[str, ...]:
     """Writes files so that all of them appear, complete and synced, or none; the last one appears last.
 
     What exists and is no regular file (a pipe, /dev/null, a device) is written in place. A symbolic link is followed. A URL
@@ -75,8 +76,13 @@ def publish(
     sources : what must not be overwritten nor have changed, besides the sources of the layouts
     obsolete : asked, when all is written, for the regular files that go away as these appear
     digests : of sources, how their SHA-256 begins, in hexadecimal digits
+    resume : whether what is cut off is kept beside the file, and gone on with by the next run that resumes
     force : whether objects may be replaced; files are replaced in any case
     mover : who moves the bytes
+
+    Returns
+    -------
+    What became of what an earlier run had begun.
 
     Raises
     ------
@@ -98,7 +104,8 @@ def publish(
     if twice := [path for path, count in Counter(itertools.compress(paths, regular)).items() if count > 1]:
         raise OutputError("is the name of two outputs", file=twice[0], advice="give each its own")
     files = [replace(file, align=_shared(file, path)) for path, file in zip(paths, files, strict=True)]
-    _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
+    if not resume:  # else some of it may be there
+        _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     directories = Directories()
     staged: list[Staged] = []
     digests, found = digests or {}, dict[Source, str]()
@@ -106,15 +113,21 @@ def publish(
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
-                    staged.append(Staged(path, directories.of(path)))
-                    found |= mover.write(file.layout, staged[-1], file.align, progress, digests)
+                    staged.append(_staged(path, file, directories, resume))
+                    found |= _write(file, staged[-1], mover, progress, digests)
                 else:
                     _write_special(path, file.layout, progress)
-        check_digests(digests, found)
+        try:
+            check_digests(digests, found)
+        except SourceError:
+            for output in staged:
+                output.discard()
+            raise
         for source in sources:
             source.check()
         with uploaded(objects, sources, force, mover, progress):
             _appear(staged, directories, obsolete)
+        return tuple(f"{output.path}: {output.remark}" for output in staged if output.remark)
     finally:
         with held_back():
             for output in staged:
@@ -131,6 +144,25 @@ def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = M
         if not digest.startswith(prefix):
             what = f"its SHA-256 begins with {digest[: len(prefix)]}, not {prefix}"
             raise SourceError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
+
+
+def _staged(path: str, file: File, directories: Directories, resume: bool) -> Staged:
+    if not resume or file.align:  # cloning takes no time
+        return Staged(path, directories.of(path))
+    from .resuming import Partial
+
+    return Partial(path, directories.of(path), file.layout)
+
+
+def _write(
+    file: File, staged: Staged, mover: Mover, progress: Progress, digests: Mapping[Source, str]
+) -> Mapping[Source, str]:
+    def moved(count: int) -> None:
+        progress(count)
+        staged.wrote(count)
+
+    progress(staged.done)
+    return mover.write(file.layout, staged, file.align, moved, digests)
 
 
 def _shared(file: File, path: str) -> int:

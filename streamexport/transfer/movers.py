@@ -44,7 +44,7 @@ class Mover(ABC):
     def write(
         self, layout: Layout, file: Staged, align: int, progress: Progress, hashed: Container[Source]
     ) -> Mapping[Source, str]:
-        """Writes a layout to a file in the making, and syncs it; see `moving.write`."""
+        """Writes a layout to a file in the making, and syncs it, but for what is `done`; see `moving.write`."""
 
     @abstractmethod
     def upload(
@@ -64,7 +64,7 @@ class Here(Mover):
     def write(
         self, layout: Layout, file: Staged, align: int, progress: Progress, hashed: Container[Source]
     ) -> Mapping[Source, str]:
-        return moving.write(layout, file.descriptor, align, progress, hashed)
+        return moving.write(layout, file.descriptor, align, progress, hashed, file.done)
 
     @contextmanager
     def upload(self, layout: Layout, place: Place, force: bool, progress: Progress) -> Iterator[Callable[[], object]]:

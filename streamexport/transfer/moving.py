@@ -46,13 +46,14 @@ PIPE_SIZE = 1 << 20  # what an ordinary user may ask for
 
 
 def write(
-    layout: Layout, descriptor: int, align: int, progress: Progress, hashed: Container[Source] = ()
+    layout: Layout, descriptor: int, align: int, progress: Progress, hashed: Container[Source] = (), done: int = 0
 ) -> Mapping[Source, str]:
     """Writes a layout to a new regular file, and syncs it; what lies `align` bytes apart is cloned, 0 for nothing.
 
-    Returns the SHA-256 of those of the sources to be `hashed` that have passed by, whole.
+    Returns the SHA-256 of those of the sources to be `hashed` that have passed by, whole. Of a file that was not aligned, as
+    many bytes as `progress` was told of before are `done`, in whatever order that was.
     """
-    ranges = [(0, layout.size)]
+    ranges = [(done, layout.size)]
     hashes: Mapping[Source, str] = {}
     if align:
         os.ftruncate(descriptor, layout.size)
@@ -60,7 +61,7 @@ def write(
     elif layout.size:
         _preallocate(descriptor, layout.size)
     if layout.is_far:
-        ranges, hashes = _fetch(layout, descriptor, progress, hashed)
+        ranges, hashes = _fetch(layout, descriptor, progress, hashed, done)
     for start, stop in ranges:
         for begin, end in spans(layout, start, stop):
             _copy(layout, begin, end, descriptor, progress)
@@ -140,26 +141,28 @@ def spans(layout: Layout, start: int, stop: int) -> Iterable[tuple[int, int]]:
 
 
 def _fetch(
-    layout: Layout, descriptor: int, progress: Progress, hashed: Container[Source]
+    layout: Layout, descriptor: int, progress: Progress, hashed: Container[Source], done: int
 ) -> tuple[list[tuple[int, int]], Mapping[Source, str]]:
     """Fetches what can be put in place in the order of the source; the ranges of the layout that are left, and hashes."""
     from . import fetching
 
     if not fetching.is_scattered(layout):
-        return [(0, layout.size)], {}
+        return [(done, layout.size)], {}
     (source,) = layout.sources
+    left = layout.size
+    for piece, start in zip(layout.pieces, layout.starts, strict=False):
+        if isinstance(piece, Extent):
+            left -= piece.length
+        else:
+            _copy(layout, start, start + piece.size, descriptor, lambda _: None)
 
     def write(offset: int, data: memoryview) -> None:
         _write_at(descriptor, offset, data)
         _write_back(descriptor, offset, len(data))
 
-    found = fetching.scatter(layout, write, progress, source in hashed)
-    held = [
-        (start, start + piece.size)
-        for piece, start in zip(layout.pieces, layout.starts, strict=False)
-        if not isinstance(piece, Extent)
-    ]
-    return held, {source: found} if found else {}
+    found = fetching.scatter(layout, write, progress, source in hashed and not done, done)
+    progress(min(left, layout.size - done))
+    return [], {source: found} if found else {}
 
 
 def _write_at(descriptor: int, offset: int, data: memoryview) -> None:

@@ -166,6 +166,12 @@ class Name:
 class Staged(Name):
     """A regular file in the making: nameless, or under a name that says that it is temporary."""
 
+    LEFT = r"|partial(-[0-9]{5}-of-[0-9]{5})?"
+    """What else than temporary names goes away: a run that could have gone on with it was not asked to."""
+
+    done = 0
+    remark: str | None = None
+
     def __init__(self, path: str, directory: Directory) -> None:
         super().__init__(path, directory)
         self.temporary: str | None = None
@@ -205,6 +211,12 @@ class Staged(Name):
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def wrote(self, count: int) -> None:
+        """Is told of every so many more bytes that are there."""
+
+    def discard(self) -> None:
+        """Is told that they are of no use."""
+
     def withdraw(self) -> bool:
         try:
             if self.is_changed():
@@ -230,7 +242,7 @@ class Staged(Name):
 
     def _remove_stale(self) -> None:
         """Removes what a killed run left under this output's temporary names. Living runs hold a lock on theirs."""
-        temporary = re.compile(re.escape(self.prefix) + "[0-9a-f]{8}")
+        temporary = re.compile(re.escape(self.prefix) + f"([0-9a-f]{{8}}{self.LEFT})")
         directory = self.directory.descriptor
         for name in filter(temporary.fullmatch, os.listdir(directory)):
             with suppress(OSError):
