@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from .. import families
 from ..caffe.formats import FORMATS
@@ -15,6 +17,7 @@ from ..conversion.plan import Plan, plan
 from ..conversion.targets import STDOUT
 from ..errors import NetError, OutputError, one_line
 from ..families import official
+from ..sources import Path, open_source
 from . import arguments
 from .fetch import fetched
 from .saying import say, shown
@@ -63,6 +66,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace objects that are in a store already, as files are"
     )
+    arguments.add_check_hash(parser)
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="where no CHECKPOINT is given, convert the official one as it comes, and keep no copy",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and who can load it")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     parser.set_defaults(run=run)
@@ -75,11 +84,12 @@ def run(given: argparse.Namespace) -> int:
     output = given.output if given.output is not None else os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
-    inputs = given.inputs or [_official(options.net, given.dry_run, given.quiet)]
+    inputs, check_hash = _checkpoints(given, options.net)
+    files: dict[str, Any] = {"form": given.format, "max_file_size": given.max_file_size, "align": given.align}
     if given.dry_run:
-        size, align = given.max_file_size, given.align
-        _print_plan(plan(inputs, output, options, form=given.format, max_file_size=size, align=align))
+        _print_plan(plan(inputs, output, options, **files))
         return 0
+    check_hash = check_hash or (given.stream and plan(inputs, output, options, **files).passes_whole)
     if given.save_root:
         os.makedirs(given.save_root, exist_ok=True)
     start = time.monotonic()
@@ -88,11 +98,10 @@ def run(given: argparse.Namespace) -> int:
             inputs,
             output,
             options,
-            form=given.format,
+            **files,
             prototxt=given.prototxt,
-            max_file_size=given.max_file_size,
-            align=given.align,
             force=given.force,
+            check_hash=check_hash,
             progress=progress,
             planned=progress.expect,
         )
@@ -104,20 +113,29 @@ def run(given: argparse.Namespace) -> int:
         names = first + (f" and {arguments.plural(len(others), 'more part')}" if others else "")
         line = f"{names}: {arguments.speed(made.size, time.monotonic() - start)}"
         say(line)
+        if given.stream and not check_hash:
+            say(
+                "its SHA-256 was not looked at, which --check-hash does: not all of the checkpoint was fetched in its order"
+            )
     return 0
 
 
-def _official(net: str, is_dry: bool, is_quiet: bool) -> str:
-    """The checkpoint of a net for which none is given: the path of the official one, or its URL if it need not be here."""
+def _checkpoints(given: argparse.Namespace, net: str) -> tuple[Sequence[Path], bool]:
+    """What is to be converted, by default the net's official checkpoint, and whether its hash is still to be looked at."""
+    if given.inputs and given.stream:
+        what = "--stream converts the official checkpoint, and another one is given"
+        raise NetError(what, advice="leave out either; a URL is never copied")
+    if given.inputs:
+        return given.inputs, given.check_hash
     if net == families.AUTO:
         advice = (
             "name the file that torch.save wrote, or a net, whose official checkpoint is fetched then: `net=resnet50`"
         )
         raise NetError("no checkpoint is given", advice=advice)
     url = official.url(net)
-    if is_dry and not os.path.exists(cached(url)):
-        return url
-    return fetched(net, False, is_quiet)
+    if given.stream or (given.dry_run and not os.path.exists(cached(url))):
+        return [open_source(url)], given.check_hash
+    return [fetched(net, given.check_hash, given.quiet)], False
 
 
 def _print_plan(made: Plan) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from ..payload.pieces import Layout, Literal
+from ..errors import FormatError
+from ..families import official
+from ..payload.pieces import Layout, Literal, Source
 from ..sources import Path
 from ..transfer import files
 from ..transfer.files import File
@@ -26,6 +28,7 @@ def convert(
     max_file_size: int | None = None,
     align: int = 0,
     force: bool = False,
+    check_hash: bool = False,
     progress: Progress = lambda _: None,
     planned: Progress = lambda _: None,
 ) -> Plan:
@@ -37,6 +40,8 @@ def convert(
     output : the model file, a directory for it, "-" for standard output, or the URL of an object in a store: s3://BUCKET/KEY
     prototxt : where the description goes; by default beside the output, and nowhere for "-" or where a model is the input
     force : whether objects that are in a store already may be replaced; files are replaced in any case
+    check_hash : whether the SHA-256 of each input has to begin as its name says, `-3e41cc8a.pth`; it comes with the bytes if
+        they are fetched from end to end, and else all of the file is read for it
     progress : told of every so many bytes moved
     planned : told before of how many there are
 
@@ -56,9 +61,20 @@ def convert(
         made = made if made.prototxt is not None else replace(made, prototxt=described(made))
         description = File(os.fspath(where), Layout.of([Literal((made.prototxt or "").encode())]))
     model = [File(name, layout, made.align) for name, layout in made.parts]
+    digests = _digests(made.sources) if check_hash else {}
     planned(made.size + (description.layout.size if description is not None else 0))
     older = partial(made.target.older, len(model))
     replaced = len([*older()])
-    files.publish(made.target.in_order(model, description), made.sources, progress, older, force=force)
+    files.publish(made.target.in_order(model, description), made.sources, progress, older, digests, force=force)
     notes = (f"{replaced} older parts are gone",) if replaced else ()
     return replace(made, notes=(*made.notes, *notes))
+
+
+def _digests(sources: Sequence[Source]) -> dict[Source, str]:
+    """How the SHA-256 of each begins, by its name. FormatError if that says nothing."""
+    found = {source: official.digest(os.path.basename(source.name)) for source in sources}
+    for source, digest in found.items():
+        if digest is None:
+            what = "has a name that says nothing of its SHA-256, as -3e41cc8a.pth would"
+            raise FormatError(what, file=source.name, advice="leave out `check_hash=`")
+    return {source: digest for source, digest in found.items() if digest}

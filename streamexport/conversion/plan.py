@@ -66,6 +66,13 @@ class Plan:
         """Bytes of all model files."""
         return sum(layout.size for _, layout in self.parts)
 
+    @property
+    def passes_whole(self) -> bool:
+        """Whether the only input is fetched from end to end, so that its SHA-256 costs no request more."""
+        from ..transfer.fetching import is_scattered
+
+        return self.target.at_offsets and len(self.parts) == 1 and is_scattered(self.parts[0][1])
+
 
 def plan(
     inputs: Sequence[Path],

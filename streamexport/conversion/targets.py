@@ -17,6 +17,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from ..caffe import formats, identity
 from ..caffe.formats import Format
@@ -56,7 +57,10 @@ class Target(Place):
     Attributes
     ----------
     path : of the model, also where it is cut into parts
+    at_offsets : whether its bytes may come in any order
     """
+
+    at_offsets: ClassVar[bool] = False
 
     @property
     def description(self) -> str | None:
@@ -90,6 +94,8 @@ class Target(Place):
 class OneFile(Target):
     """A model in a file."""
 
+    at_offsets = True
+
     path: str
 
     @property
@@ -119,6 +125,8 @@ class Parts(OneFile):
 @dataclass(frozen=True)
 class Stored(OneFile):
     """A model in a store: an object, or several where it is cut."""
+
+    at_offsets = False
 
     def refuse(self, form: Format, align: int) -> None:
         if form is formats.LINKED:

@@ -19,7 +19,7 @@ import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -109,12 +109,15 @@ def publish(
     directories = Directories()
     staged: list[Staged] = []
     digests, found = digests or {}, dict[Source, str]()
+    if not all(regular):  # what is written there cannot be taken back
+        check_digests(digests)
+        digests = {}
     try:
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
                     staged.append(_staged(path, file, directories, resume))
-                    found |= _write(file, staged[-1], mover, progress, digests)
+                    found |= _write(file, staged[-1], mover, progress, digests.keys() - found)
                 else:
                     _write_special(path, file.layout, progress)
         try:
@@ -155,14 +158,14 @@ def _staged(path: str, file: File, directories: Directories, resume: bool) -> St
 
 
 def _write(
-    file: File, staged: Staged, mover: Mover, progress: Progress, digests: Mapping[Source, str]
+    file: File, staged: Staged, mover: Mover, progress: Progress, hashed: Container[Source]
 ) -> Mapping[Source, str]:
     def moved(count: int) -> None:
         progress(count)
         staged.wrote(count)
 
     progress(staged.done)
-    return mover.write(file.layout, staged, file.align, moved, digests)
+    return mover.write(file.layout, staged, file.align, moved, hashed)
 
 
 def _shared(file: File, path: str) -> int:
