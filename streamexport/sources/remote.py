@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import SourceChangedError, SourceError
@@ -91,7 +92,7 @@ class RemoteFile(Source):
         """Nothing is left to do: every range was compared as it came."""
 
     def fetch(
-        self, offset: int, length: int, gone: threading.Event | None = None, buffer: bytearray | None = None
+        self, offset: int, length: int, gone: threading.Event | None = None, buffer: bytearray | mmap | None = None
     ) -> memoryview:
         """Bytes of it, by one request, or several where that fails, until nobody wants them any more: they are `gone`.
 
@@ -151,7 +152,7 @@ class RemoteFile(Source):
         return start, data
 
     def _asked(
-        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | None = None
+        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | mmap | None = None
     ) -> tuple[memoryview, RemoteFile]:
         """A range, and what is found to be the object; asked for until it comes, or is not worth asking for."""
         from obstore.exceptions import BaseError
@@ -172,7 +173,7 @@ class RemoteFile(Source):
             wait = min(2 * wait, LONGEST_WAIT)
         raise SourceError("is not wanted any more", file=self.name)
 
-    def _ask(self, offset: int, length: int, buffer: bytearray | None) -> tuple[memoryview, RemoteFile]:
+    def _ask(self, offset: int, length: int, buffer: bytearray | mmap | None) -> tuple[memoryview, RemoteFile]:
         from obstore import get
         from obstore.exceptions import GenericError, PreconditionError
 

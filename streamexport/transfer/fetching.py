@@ -10,17 +10,20 @@ Either has so many bytes in flight, and no more.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import tempfile
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache
 from io import RawIOBase
 from itertools import accumulate, pairwise
-from typing import ParamSpec, TypeVar, cast
+from mmap import mmap
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from ..payload.pieces import Extent, Layout, Literal, Source
 from ..sources.decoded import Held, Kept
@@ -33,6 +36,14 @@ IN_FLIGHT = 32 << 20
 """Bytes that are asked for, or held until they are written."""
 GAP = 64 << 10
 """Bytes between two reads that are cheaper to fetch than to ask twice."""
+AHEAD, SMALL = 64 << 20, 1 << 20
+"""Bytes of the output among whose reads neighbours are looked for, of what is smaller than that: biases lie side by side in
+the source, and far from each other in the output."""
+
+SPARE = 2
+"""Buffers that are kept for the next ranges."""
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 Write = Callable[[int, memoryview], object]
 """Puts bytes at an offset of the output; any thread may."""
@@ -92,23 +103,21 @@ def scatter(layout: Layout, write: Write, written: Callable[[int], object], hash
 
 def spans(layout: Layout, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cuts bytes [start, stop) of a layout into ranges. Until the next one is asked for, what one reads is at hand."""
-    asked: deque[tuple[int, int, list[_Asked]]] = deque()
+    asked: deque[tuple[_Window, list[_Asked], list[_Asked]]] = deque()
     in_flight = 0
-    with _Fetchers() as fetchers:
-        for begin, end in _windows(layout, start, stop):
-            wanted = _ranges(layout.reads(begin, end))
-            size = sum(extent.length for extent in wanted)
-            while asked and in_flight + size > IN_FLIGHT:
-                in_flight -= sum(extent.length for extent, _ in asked[0][2])
-                yield from fetchers.at_hand(*asked.popleft())
-            tasks = ((extent, fetchers.submit(fetchers.fetch, extent)) for extent in wanted)
-            if size > IN_FLIGHT:
-                yield from fetchers.spilled(begin, end, tasks)
+    with _Fetchers() as fetchers, ExitStack() as shared:
+        for window in _planned(layout, start, stop):
+            while asked and in_flight + window.size > IN_FLIGHT:
+                in_flight -= asked[0][0].size
+                yield from fetchers.at_hand(*asked.popleft(), shared)
+            small = [fetchers.ask(extent) for extent in window.small]
+            if window.size > IN_FLIGHT:
+                yield from fetchers.spilled(window, small, shared)
             else:
-                asked.append((begin, end, list(tasks)))
-                in_flight += size
+                asked.append((window, small, [fetchers.ask(extent) for extent in window.large]))
+                in_flight += window.size
         while asked:
-            yield from fetchers.at_hand(*asked.popleft())
+            yield from fetchers.at_hand(*asked.popleft(), shared)
 
 
 def sha256(source: Source) -> str:
@@ -127,14 +136,26 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
+@cache
+def _return_freed_memory() -> None:
+    """Has glibc give back what is freed: by itself it keeps some for each thread, here as much again as is in flight.
+
+    mallopt(3): what is large is mapped by itself, all else comes from two places for all threads.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_ARENA_MAX, 2)
+
+
 class _Fetchers:
     """Threads that fetch. When the block is left, nobody asks for anything once more."""
 
     def __init__(self) -> None:
+        _return_freed_memory()
         self._pool = ThreadPoolExecutor(2 * IN_FLIGHT // RANGE)
         self._gone = threading.Event()
-        self._buffers: list[bytearray] = []
-        """To be filled again: memory that the system maps anew has to be cleared by it first."""
+        self._buffers: list[mmap] = []
+        """Of LONGEST bytes, to be filled again: memory that the system maps anew has to be cleared by it first."""
 
     def __enter__(self) -> _Fetchers:
         return self
@@ -147,47 +168,54 @@ class _Fetchers:
         return self._pool.submit(task, *args, **kwargs)
 
     def fetch(self, extent: Extent) -> memoryview:
-        buffer = None
-        if extent.length > RANGE - RANGE // 4:  # else more would be held than is counted
-            with suppress(IndexError):
-                buffer = self._buffers.pop()
-            buffer = buffer or bytearray(LONGEST)
+        # Mapped, since memory that is allocated, and freed by another thread, stays: three times what is in flight.
+        is_reused = extent.length > RANGE - RANGE // 4  # what is shorter would hold more than is counted
+        try:
+            buffer = self._buffers.pop() if is_reused else mmap(-1, extent.length)
+        except IndexError:
+            buffer = mmap(-1, LONGEST)
         return _remote(extent).fetch(extent.offset, extent.length, self._gone, buffer)
 
     def reuse(self, data: memoryview) -> None:
         """Takes back what was fetched; nobody may look at it any more."""
-        if len(buffer := cast(bytearray, data.obj)) == LONGEST:
-            self._buffers.append(buffer)
+        if isinstance(data.obj, mmap) and len(data.obj) == LONGEST and len(self._buffers) < SPARE:
+            self._buffers.append(data.obj)
 
-    def at_hand(self, begin: int, end: int, wanted: Sequence[_Asked]) -> Iterator[tuple[int, int]]:
-        """The range [begin, end), for whose time what it reads is held."""
+    def ask(self, extent: Extent) -> _Asked:
+        return extent, self.submit(self.fetch, extent)
+
+    def at_hand(
+        self, window: _Window, small: list[_Asked], large: list[_Asked], shared: ExitStack
+    ) -> Iterator[tuple[int, int]]:
+        """The range of a window, for whose time what it reads is held."""
+        if small:
+            shared.close()  # the windows that needed what came before are done
+            for one in small:
+                shared.enter_context(_held(one))
         with ExitStack() as stack:
-            for extent, task in wanted:
-                data = Held(extent.source.name, extent.length, task.result())
-                stack.enter_context(_remote(extent).held(extent.offset, data))
-            yield begin, end
-        for _, task in wanted:
+            for one in large:
+                stack.enter_context(_held(one))
+            yield window.begin, window.end
+        for _, task in large:
             self.reuse(task.result())
 
-    def spilled(self, begin: int, end: int, wanted: Iterator[_Asked]) -> Iterator[tuple[int, int]]:
-        """The same where that is too much to be held: a nameless file keeps it."""
-        begun: deque[Extent] = deque()
-
-        def tasks() -> Iterator[Future[memoryview]]:
-            for extent, task in wanted:
-                begun.append(extent)
-                yield task
-
+    def spilled(self, window: _Window, small: list[_Asked], shared: ExitStack) -> Iterator[tuple[int, int]]:
+        """The same where that is too much: a nameless file keeps it."""
         at = 0
         with tempfile.TemporaryFile(buffering=0) as file, ExitStack() as stack:
-            for data in _in_turn(tasks()):
-                extent = begun.popleft()
+            tasks = (self.submit(self.fetch, extent) for extent in window.large)
+            for extent, data in zip(window.large, _in_turn(tasks), strict=True):
                 _write_all(file, data)
                 self.reuse(data)
                 kept = Kept(extent.source.name, extent.length, file.fileno(), at)
                 stack.enter_context(_remote(extent).held(extent.offset, kept))
                 at += extent.length
-            yield begin, end
+            yield from self.at_hand(window, small, [], shared)
+
+
+def _held(one: _Asked) -> AbstractContextManager[None]:
+    extent, task = one
+    return _remote(extent).held(extent.offset, Held(extent.source.name, extent.length, task.result()))
 
 
 def _write_all(file: RawIOBase, data: memoryview) -> None:
@@ -209,6 +237,39 @@ def _in_turn(tasks: Iterable[Future[_T]]) -> Iterator[_T]:
 def _remote(extent: Extent) -> RemoteFile:
     assert isinstance(extent.source, RemoteFile)
     return extent.source
+
+
+class _Window(NamedTuple):
+    """Bytes [begin, end) of an output, and what has to be fetched for them.
+
+    `small` is of this one and of those behind it, until another one has some.
+    """
+
+    begin: int
+    end: int
+    large: list[Extent]
+    small: list[Extent]
+
+    @property
+    def size(self) -> int:
+        """Bytes to be fetched."""
+        return sum(extent.length for extent in (*self.large, *self.small))
+
+
+def _planned(layout: Layout, start: int, stop: int) -> Iterator[_Window]:
+    """Bytes [start, stop) as windows: about AHEAD of them at a time, or as many as have RANGE bytes of small reads."""
+    together: list[tuple[int, int, list[Extent]]] = []
+    small: list[Extent] = []
+    for begin, end in _windows(layout, start, stop):
+        wanted = _ranges(layout.reads(begin, end))
+        together.append((begin, end, [extent for extent in wanted if extent.length >= SMALL]))
+        small += (extent for extent in wanted if extent.length < SMALL)
+        if end == stop or end - together[0][0] >= AHEAD or sum(extent.length for extent in small) >= RANGE:
+            small = _ranges(small)
+            for first, last, large in together:
+                yield _Window(first, last, large, small)
+                small = []
+            together = []
 
 
 def _windows(layout: Layout, start: int, stop: int) -> Iterator[tuple[int, int]]:
