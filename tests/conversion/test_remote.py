@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from streamexport.cli import main
 from streamexport.sources import remote, stores
@@ -23,6 +26,7 @@ from tests.shared.web import (
     first,
     grown,
     loop,
+    needs,
     no_content_length,
     no_etag,
     no_head,
@@ -33,6 +37,7 @@ from tests.shared.web import (
     reset,
     serving,
     shifted,
+    signed,
     silence,
     stall,
     status,
@@ -63,6 +68,12 @@ def small_ranges_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.005)
     monkeypatch.setattr(remote, "BUSY_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.02)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stall is soon taken for one."""
     monkeypatch.setattr(stores, "STALLED", timedelta(seconds=0.3))
 
 
@@ -153,8 +164,6 @@ EXACT: dict[str, Callable[[], Fault]] = {  # made for each test, since they coun
     "cut bodies": lambda: first(9, cut),
     "every other body cut": lambda: every_other(cut),
     "statuses that pass": lambda: in_turn(status(503), status(429, retry_after="0"), status(408), status(502)),
-    "stalls": lambda: after(3, first(2, stall)),
-    "silence": lambda: after(3, first(2, silence)),
     "drips": lambda: drip(4, 0.01),
     "closed connections": lambda: closed_between,
     "a weak ETag": lambda: weak_etag,
@@ -188,7 +197,6 @@ REFUSED: dict[str, tuple[Callable[[], Fault], str]] = {
     "404": (lambda: status(404), "404 Not Found"),
     "gone": (lambda: after(5, status(404)), "404 Not Found (at byte"),
     "a redirect for ever": (lambda: loop, "from one place to the next"),
-    "a stall for ever": (lambda: after(5, stall), "does not answer, or stops"),
     "resets for ever": (lambda: after(5, reset), "breaks off"),
     "503 for ever": (lambda: after(5, status(503)), "503 Service Unavailable"),
 }
@@ -205,7 +213,124 @@ def test_what_cannot_be_had_is_one_line_and_no_file(data, tmp_path, monkeypatch,
     assert said in line
 
 
+@pytest.mark.parametrize("form", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("fault", [stall, silence], ids=["in mid-body", "before it"])
+def test_a_server_that_stalls_is_asked_again_and_at_last_given_up(
+    data, local, tmp_path, monkeypatch, capsys, impatient, form, fault
+):
+    with serving(data, after(3, first(2, fault))) as server:
+        assert converted(server.url, tmp_path, form) == 0
+    assert files(tmp_path) == local(form)
+    (tmp_path / "again").mkdir()
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    with serving(data, after(3, fault)) as server:
+        assert "does not answer, or stops" in refused(capsys, server.url, tmp_path / "again", form)
+
+
 def test_a_pipe_ends_early_with_an_error(data, tmp_path, capsys):
     with serving(data, after(20, another_etag)) as server:
         assert converted(server.url, tmp_path, "pipe", "--quiet") == 1
     assert "changed while it was read" in capsys.readouterr().err
+
+
+QUERY = "X-Amz-Credential=keyword&X-Amz-Signature=secret"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_signature_is_sent_with_every_request_and_written_nowhere(data, local, tmp_path, capsys, form):
+    with serving(data, signed(QUERY)) as server:
+        assert converted(f"{server.url}?{QUERY}", tmp_path, form) == 0
+    assert files(tmp_path) == local(form)  # in which there is none
+    assert not any(word in content for content in local(form).values() for word in (b"secret", b"keyword", b"http:"))
+    said = capsys.readouterr()
+    assert not any(word in said.out + said.err for word in ("secret", "keyword"))
+
+
+def test_a_signature_is_in_no_message_either(data, tmp_path, capsys):
+    checkpoint = b"no checkpoint"
+    for served, fault in ((data, after(5, status(403))), (data, no_ranges), (data, loop), (checkpoint, weak_etag)):
+        with serving(served, fault) as server:
+            line = refused(capsys, f"{server.url}?{QUERY}", tmp_path, "caffemodel")
+        assert server.url in line
+        assert not any(word in line for word in ("secret", "keyword", "?"))
+    for command in (["inspect"], ["inspect", "--json"], ["verify", str(tmp_path / "m.caffemodel")]):
+        with serving(data) as server:
+            main([*command, f"{server.url}?{QUERY}"])
+        said = capsys.readouterr()
+        assert not any(word in said.out + said.err for word in ("secret", "keyword"))
+
+
+def test_a_password_goes_to_its_own_host_only(data, local, tmp_path, capsys):
+    word = needs("Authorization", "Basic dXNlcjpzZWNyZXQ=")
+    with serving(data) as other, serving(data, word, redirect(other.url)) as server:
+        assert converted(server.url.replace("//", "//user:secret@"), tmp_path, "caffemodel") == 0
+        assert len(other.requests) == len(server.requests) > 40
+        assert not any("authorization" in request.headers for request in other.requests)
+    assert files(tmp_path) == local("caffemodel")
+    assert "secret" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def stored(checkpoint, tmp_path_factory) -> dict[str, bytes]:
+    """The same weights in every container that is read, and as a set of shards."""
+    folder = tmp_path_factory.mktemp("stored")
+    state = torch.load(checkpoint("resnet18"))
+    torch.save(state, folder / "net.pt")
+    safetensors.torch.save_file(state, folder / "net.safetensors")
+    names = [*state]
+    shards = {"net-1.safetensors": names[:40], "net-2.safetensors": names[40:]}
+    for shard, part in shards.items():
+        safetensors.torch.save_file({name: state[name] for name in part}, folder / shard)
+    index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
+    (folder / "net.safetensors.index.json").write_text(json.dumps(index))
+    return files(folder)
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors", "net.safetensors.index.json"])
+@pytest.mark.parametrize("form", ORDERS.values(), ids=ORDERS)
+def test_every_container_is_read_from_a_url(stored, tmp_path, name, form):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "out").mkdir()
+    for file, content in stored.items():
+        (tmp_path / file).write_bytes(content)
+    assert converted(tmp_path / name, tmp_path / "local", form) == 0
+    with serving(stored, signed(QUERY)) as server:
+        assert converted(f"{server.at(name)}?{QUERY}", tmp_path / "out", form) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "local")
+
+
+def test_a_shard_that_changes_leaves_no_file(stored, tmp_path, capsys):
+    def change(answer) -> None:
+        if answer.request.target.endswith("net-2.safetensors"):
+            another_etag(answer)
+
+    with serving(stored, after(12, change)) as server:
+        line = refused(capsys, server.at("net.safetensors.index.json"), tmp_path, "caffemodel")
+    assert line.startswith(f"streamexport: {server.at('net-2.safetensors')}: changed while it was read")
+
+
+def test_models_and_checkpoints_are_verified_and_inspected_where_they_lie(data, local, tmp_path, capsys):
+    with serving({"net.pth": data, **local("caffemodel")}) as server:
+        checkpoint, model = server.at("net.pth"), server.at("m.caffemodel")
+        assert main(["inspect", checkpoint]) == main(["inspect", model]) == 0
+        assert main(["verify", checkpoint, model]) == 0
+    damaged = bytearray(local("caffemodel")["m.caffemodel"])
+    damaged[len(damaged) // 2] ^= 1
+    with serving({"net.pth": data, "m.caffemodel": bytes(damaged)}) as server:
+        assert main(["verify", server.at("net.pth"), server.at("m.caffemodel")]) == 1
+
+
+def test_from_store_to_store(data, local, tmp_path, s3):
+    s3.put_object(Bucket="models", Key="in/net.pth", Body=data)
+    assert main(["convert", "s3://models/in/net.pth", "-o", "s3://models/out/m.caffemodel"]) == 0
+    there = {key["Key"]: key for key in s3.list_objects_v2(Bucket="models", Prefix="out/")["Contents"]}
+    assert sorted(there) == ["out/m.caffemodel", "out/m.prototxt"]
+    for name, content in local("caffemodel").items():
+        assert s3.get_object(Bucket="models", Key=f"out/{name}")["Body"].read() == content
+
+
+def test_a_model_is_not_linked_to_a_url(data, tmp_path, capsys):
+    with serving(data) as server:
+        assert main(["convert", server.url, "-o", str(tmp_path / "m.h5"), "--format", "linked"]) == 1
+    assert "linked to files, not to what lies behind a URL" in capsys.readouterr().err
+    assert files(tmp_path) == {}

@@ -55,7 +55,13 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.005)
     monkeypatch.setattr(remote, "BUSY_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.02)
-    monkeypatch.setattr(stores, "STALLED", timedelta(seconds=0.2))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stall is soon taken for one."""
+    monkeypatch.setattr(stores, "STALLED", timedelta(seconds=0.3))
 
 
 def test_a_source_is_known_by_one_request_which_brings_its_first_bytes():
@@ -117,8 +123,6 @@ PASSING = {
     "408": (status(408), 2),
     "429": (status(429), 2),
     "429 with Retry-After": (status(429, retry_after="0"), 2),
-    "a stall in mid-body": (stall, 1),
-    "a stall before the first byte": (silence, 1),
     "a body longer than said": (header("Content-Length", "7"), 1),
     "a body shorter than said": (changed(headers={"Content-Length": str(2 * BLOCK)}, end="close"), 1),
 }
@@ -147,9 +151,26 @@ def test_a_body_that_is_cut_is_asked_for_again_without_an_etag_too():
         assert source.retries == 3
 
 
+@pytest.mark.parametrize("fault", [stall, silence], ids=["in mid-body", "before it"])
+def test_a_server_that_stalls_is_asked_again_and_at_last_given_up(fault, impatient, monkeypatch):
+    with serving(DATA, first(1, fault), after(2, first(1, fault))) as server:
+        source = open_source(server.url)
+        assert source.fetch(START, LENGTH) == RANGE
+        assert source.retries >= 2  # more where the machine is busy
+    monkeypatch.setattr(remote, "RETRIES", 1)
+    with serving(DATA, after(1, fault)) as server:
+        source = open_source(server.url)
+        with pytest.raises(SourceError, match="does not answer, or stops in the middle of an answer"):
+            source.fetch(START, LENGTH)
+
+
+def test_few_bytes_all_the_time_are_no_stall(impatient):
+    with serving(DATA, after(1, drip(20, 0.03))) as server:  # together longer than a stall may be
+        assert open_source(server.url).fetch(START, LENGTH) == RANGE
+
+
 HARMLESS = {
     "connections closed between requests": closed_between,
-    "bytes all the time, but few": drip(12, 0.05),  # together longer than a stall may be
     "a weak ETag": weak_etag,
     "no ETag": no_etag,
     "neither ETag nor Last-Modified": no_validators,
@@ -245,8 +266,6 @@ NEVER = {
     "cut": (cut, "breaks off in the middle"),
     "reset": (reset, "breaks off in the middle"),
     "503": (status(503), "503 Service Unavailable"),
-    "stall": (stall, "stops in the middle of an answer"),
-    "silence": (silence, "does not answer"),
 }
 
 
