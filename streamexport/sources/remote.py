@@ -70,8 +70,10 @@ class RemoteFile(Source):
         found._state.retries = unknown._state.retries
         return found
 
-    def __reduce__(self) -> tuple[type[RemoteFile], tuple[str, int, str | None, str | None, str]]:
-        return RemoteFile, (self.name, self.size, self.etag, self.modified, self.url)
+    def __reduce__(self) -> tuple[Callable[..., RemoteFile], tuple[object, ...]]:
+        with self._state.lock:
+            expected = tuple((item.start, item.stop - item.start, item.check) for item in self._state.expected)
+        return _copied, (self.name, self.size, self.etag, self.modified, self.url, *expected)
 
     @property
     def retries(self) -> int:
@@ -202,6 +204,21 @@ class RemoteFile(Source):
         if at != due:
             raise GenericError(f"{at} bytes came where {due} were due")
         return data.toreadonly(), found
+
+
+def _copied(
+    name: str,
+    size: int,
+    etag: str | None,
+    modified: str | None,
+    url: str,
+    *expected: tuple[int, int, Callable[[bytes], None]],
+) -> RemoteFile:
+    """The same object in another process, where payload passes by, too, and has to be what was expected."""
+    made = RemoteFile(name, size, etag, modified, url)
+    for item in expected:
+        made.confirm(*item)
+    return made
 
 
 def _start(item: _Expected) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import pickle
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 import streamexport
 from streamexport.checkpoints import open_weights
 from streamexport.errors import FormatError, TruncatedError
-from streamexport.payload.pieces import Extent, Piece
+from streamexport.payload.pieces import Extent, Layout, Piece
+from streamexport.transfer.moving import stream
 from tests.checkpoints.test_readers_torch import assert_same, save
 from tests.shared.web import Server, serving
 
@@ -96,6 +98,22 @@ def test_headers_that_lie_are_found_when_they_pass_by(tmp_path, checkpoint, form
     with served(path) as server, pytest.raises(FormatError, match=rf"{server.url}: .*{said} \(at byte {at}\)"):
         streamexport.convert([server.url], out, options)
     assert [file.name for file in tmp_path.iterdir()] == ["c.pth"]
+
+
+@pytest.mark.parametrize("form", ["legacy", "zip"])
+def test_they_are_found_by_another_process_that_only_moves_the_payload(tmp_path, form):
+    path = written(form, tmp_path / "c")
+    extent = open_weights(path).tensors["layer300.weight"].extent
+    data = bytearray(path.read_bytes())
+    at = extent.offset - 8 if form == "legacy" else data.rindex(b"PK\x03\x04", 0, extent.offset)
+    data[at] ^= 1
+    path.write_bytes(data)
+    with served(path) as server:
+        here = open_weights(server.url).tensors["layer300.weight"].extent
+        there = pickle.loads(pickle.dumps(Layout((here,))))
+        assert len(pickle.dumps(there)) < 100_000
+        with Path(os.devnull).open("wb") as sink, pytest.raises(FormatError, match=rf"\(at byte {at}\)"):
+            stream(there, sink.fileno())
 
 
 @pytest.mark.parametrize("form", ["legacy", "zip"])
