@@ -8,7 +8,8 @@
     ├── NetError              tensors, net and options do not fit together  (ValueError)
     ├── LimitError            a size or a value exceeds what can be written (OverflowError)
     ├── SourceError           an input cannot be read                       (OSError)
-    │   └── SourceChangedError  it changed while it was being read
+    │   ├── SourceChangedError  it changed while it was being read
+    │   └── DigestError       its SHA-256 is not the one that it should have
     ├── OutputError           an output cannot be written                   (OSError)
     ├── VerifyError           a model is not what its checkpoint makes      (ValueError)
     ├── EngineError           Caffe or OpenCV gives up                      (RuntimeError)
@@ -123,6 +124,10 @@ class SourceError(Error, OSError):
 
 class SourceChangedError(SourceError):
     """An input is no longer what it was when its headers were read."""
+
+
+class DigestError(SourceError):
+    """An input has another SHA-256 than its name, or whoever asked for it, says."""
 
 
 class OutputError(Error, OSError):

@@ -68,6 +68,11 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_check_hash(parser)
     parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what is cut off, and go on where an earlier run was that did so, too",
+    )
+    parser.add_argument(
         "--stream",
         action="store_true",
         help="where no CHECKPOINT is given, convert the official one as it comes, and keep no copy",
@@ -102,6 +107,7 @@ def run(given: argparse.Namespace) -> int:
             prototxt=given.prototxt,
             force=given.force,
             check_hash=check_hash,
+            resume=given.resume,
             progress=progress,
             planned=progress.expect,
         )

@@ -29,6 +29,7 @@ def convert(
     align: int = 0,
     force: bool = False,
     check_hash: bool = False,
+    resume: bool = False,
     progress: Progress = lambda _: None,
     planned: Progress = lambda _: None,
 ) -> Plan:
@@ -42,6 +43,7 @@ def convert(
     force : whether objects that are in a store already may be replaced; files are replaced in any case
     check_hash : whether the SHA-256 of each input has to begin as its name says, `-3e41cc8a.pth`; it comes with the bytes if
         they are fetched from end to end, and else all of the file is read for it
+    resume : whether what is cut off is kept beside the output, and gone on with by the next run that resumes
     progress : told of every so many bytes moved
     planned : told before of how many there are
 
@@ -65,9 +67,11 @@ def convert(
     planned(made.size + (description.layout.size if description is not None else 0))
     older = partial(made.target.older, len(model))
     replaced = len([*older()])
-    files.publish(made.target.in_order(model, description), made.sources, progress, older, digests, force=force)
-    notes = (f"{replaced} older parts are gone",) if replaced else ()
-    return replace(made, notes=(*made.notes, *notes))
+    in_order = made.target.in_order(model, description)
+    remarks = files.publish(in_order, made.sources, progress, older, digests, force=force, resume=resume)
+    gone = [f"{replaced} older parts are gone"] if replaced else []
+    retries = [f"{source.retries} retries: {source.name}" for source in made.sources if source.retries]
+    return replace(made, notes=(*made.notes, *gone, *remarks, *retries))
 
 
 def _digests(sources: Sequence[Source]) -> dict[Source, str]:

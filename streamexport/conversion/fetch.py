@@ -23,7 +23,7 @@ def fetch(
 ) -> str:
     """Downloads the official checkpoint of a built-in net, unless it is there; where it is.
 
-    It appears, whole and synced, once its SHA-256 has been found to begin as its name says.
+    It appears, whole and synced, once its SHA-256 has been found to begin as its name says. What is cut off is gone on with.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ def fetch(
     planned(source.size)
     with speaking_of(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.publish([File(path, Layout((Extent(source, 0, source.size),)))], (), progress, digests={source: digest})
+    whole = File(path, Layout((Extent(source, 0, source.size),)))
+    files.publish([whole], (), progress, digests={source: digest}, resume=True)
     return path
 
 

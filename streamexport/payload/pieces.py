@@ -46,6 +46,11 @@ class Source(ABC):
         """
         return False
 
+    @property
+    def retries(self) -> int:
+        """How often something was asked for once more, so far, in this process."""
+        return 0
+
     def __fspath__(self) -> str:
         """Its name, so that a source stands wherever something is asked for that can be opened."""
         return self.name

@@ -77,7 +77,6 @@ class RemoteFile(Source):
 
     @property
     def retries(self) -> int:
-        """How often something was asked for once more, so far, in this process."""
         return self._state.retries
 
     @property

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from ..errors import OutputError, SourceError
+from ..errors import DigestError, OutputError, SourceChangedError
 from ..payload.pieces import Layout, Source
 from ..sources import stores
 from . import moving
@@ -104,8 +104,6 @@ def publish(
     if twice := [path for path, count in Counter(itertools.compress(paths, regular)).items() if count > 1]:
         raise OutputError("is the name of two outputs", file=twice[0], advice="give each its own")
     files = [replace(file, align=_shared(file, path)) for path, file in zip(paths, files, strict=True)]
-    if not resume:  # else some of it may be there
-        _check_space([(path, file) for path, file, is_regular in zip(paths, files, regular, strict=True) if is_regular])
     directories = Directories()
     staged: list[Staged] = []
     digests, found = digests or {}, dict[Source, str]()
@@ -113,24 +111,27 @@ def publish(
         check_digests(digests)
         digests = {}
     try:
+        for path, file in itertools.compress(zip(paths, files, strict=True), regular):
+            with speaking_of(path):
+                staged.append(_staged(path, file, directories, resume))
+        _check_space(list(zip(staged, itertools.compress(files, regular), strict=True)))
+        written = iter(staged)
         for path, file, is_regular in zip(paths, files, regular, strict=True):
             with speaking_of(path):
                 if is_regular:
-                    staged.append(_staged(path, file, directories, resume))
-                    found |= _write(file, staged[-1], mover, progress, digests.keys() - found)
+                    found |= _write(file, next(written), mover, progress, digests.keys() - found)
                 else:
                     _write_special(path, file.layout, progress)
-        try:
-            check_digests(digests, found)
-        except SourceError:
-            for output in staged:
-                output.discard()
-            raise
+        check_digests(digests, found)
         for source in sources:
             source.check()
         with uploaded(objects, sources, force, mover, progress):
             _appear(staged, directories, obsolete)
         return tuple(f"{output.path}: {output.remark}" for output in staged if output.remark)
+    except (SourceChangedError, DigestError):
+        for output in staged:
+            output.discard()
+        raise
     finally:
         with held_back():
             for output in staged:
@@ -139,14 +140,14 @@ def publish(
 
 
 def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = MappingProxyType({})) -> None:
-    """SourceError unless the SHA-256 of each source begins as it shall; those not `found` yet are read for it."""
+    """DigestError unless the SHA-256 of each source begins as it shall; those not `found` yet are read for it."""
     for source, prefix in digests.items():
         from .fetching import sha256
 
         digest = found.get(source) or sha256(source)
         if not digest.startswith(prefix):
             what = f"its SHA-256 begins with {digest[: len(prefix)]}, not {prefix}"
-            raise SourceError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
+            raise DigestError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
 
 
 def _staged(path: str, file: File, directories: Directories, resume: bool) -> Staged:
@@ -246,18 +247,17 @@ def _is_regular(path: str) -> bool:
     return stat.S_ISREG(mode)
 
 
-def _check_space(files: Sequence[tuple[str, File]]) -> None:
+def _check_space(files: Sequence[tuple[Staged, File]]) -> None:
     needed: dict[int, int] = {}
-    for path, file in files:
+    for staged, file in files:
         if file.align:
             continue  # cloned blocks take none
-        directory = os.path.dirname(path)
-        with speaking_of(path):
-            device, free = os.stat(directory).st_dev, os.statvfs(directory)
-        needed[device] = needed.get(device, 0) + file.layout.size
+        found, free = os.fstat(staged.descriptor), os.statvfs(os.path.dirname(staged.path))
+        device, held = found.st_dev, found.st_blocks * 512  # of a run that is gone on with
+        needed[device] = needed.get(device, 0) + max(0, file.layout.size - held)
         if needed[device] > free.f_bavail * free.f_frsize:
             raise OutputError(
                 f"needs {needed[device]} bytes, {free.f_bavail * free.f_frsize} are free",
-                file=path,
+                file=staged.path,
                 advice="free some, or write elsewhere",
             )

@@ -154,6 +154,21 @@ def test_another_digest_leaves_nothing_to_go_on_with(tmp_path):
         assert (tmp_path / "out").read_bytes() == DATA
 
 
+def test_a_copy_that_was_cut_off_is_hashed_where_it_lies(tmp_path):
+    with serving(DATA) as server:
+        source = open_source(server.url)
+        file = File(str(tmp_path / "out"), Layout((Extent(source, 0, source.size),)))
+        digest = hashlib.sha256(DATA).hexdigest()
+        server.faults = (after(6, status(403)),)
+        with pytest.raises(SourceError, match="403"):
+            publish([file], digests={source: digest}, resume=True)
+        server.faults = ()
+        before = len(server.requests)
+        publish([file], digests={source: digest}, resume=True)
+        assert (tmp_path / "out").read_bytes() == DATA
+        assert len(server.requests) - before <= 6  # of 10
+
+
 def test_a_run_that_does_not_resume_takes_away_what_was_left(tmp_path):
     with serving(DATA) as server:
         layout, _ = turned(open_source(server.url))
