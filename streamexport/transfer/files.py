@@ -151,7 +151,7 @@ def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = M
 
 
 def _staged(path: str, file: File, directories: Directories, resume: bool) -> Staged:
-    if not resume or file.align:  # cloning takes no time
+    if not resume or file.align or not file.layout.sources:  # cloning takes no time, nor does what we hold
         return Staged(path, directories.of(path))
     from .resuming import Partial
 

@@ -334,3 +334,27 @@ def test_a_model_is_not_linked_to_a_url(data, tmp_path, capsys):
         assert main(["convert", server.url, "-o", str(tmp_path / "m.h5"), "--format", "linked"]) == 1
     assert "linked to files, not to what lies behind a URL" in capsys.readouterr().err
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("form", ORDERS.values(), ids=ORDERS)
+def test_what_is_cut_off_is_gone_on_with_if_that_was_asked_for(data, local, tmp_path, capsys, form):
+    with serving(data) as server:
+        assert converted(server.url, tmp_path, form) == 0
+        requests = len(server.requests)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with serving(data, after(30, status(403))) as server:
+        assert converted(server.url, tmp_path, form, "--resume") == 1
+        assert [path.name for path in tmp_path.iterdir()] == [".m.caffemodel.streamexport-partial"]
+        server.faults, before = (), len(server.requests)
+        capsys.readouterr()
+        assert converted(server.url, tmp_path, form, "--resume") == 0
+        assert len(server.requests) - before < requests
+    assert "m.caffemodel: went on where it had been cut off" in capsys.readouterr().err
+    assert files(tmp_path) == local(form)
+
+
+def test_retries_are_told(data, tmp_path, capsys):
+    with serving(data, after(3, first(3, reset))) as server:
+        assert converted(server.url, tmp_path, "caffemodel") == 0
+    assert f"3 retries: {server.url}" in capsys.readouterr().err

@@ -55,6 +55,13 @@ class Breaking:
         raise SourceError("gone", file="somewhere")
 
 
+def whole(directory: Path) -> Layout:
+    """All of a local file."""
+    (directory / "in").write_bytes(DATA)
+    source = open_source(directory / "in")
+    return Layout((Extent(source, 0, source.size),))
+
+
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
@@ -127,16 +134,16 @@ def test_what_is_to_be_something_else_begins_anew(tmp_path, monkeypatch, change,
 )
 def test_what_lies_there_and_tells_nothing_is_emptied(tmp_path, left):
     (tmp_path / ".out.streamexport-partial").write_bytes(b"0" * 2_000_000 + left)
-    publish([File(str(tmp_path / "out"), Layout((Literal(DATA),)))], resume=True)
+    publish([File(str(tmp_path / "out"), whole(tmp_path))], resume=True)
     assert (tmp_path / "out").read_bytes() == DATA
-    assert names(tmp_path) == ["out"]
+    assert names(tmp_path) == ["in", "out"]
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / ".out.streamexport-partial").symlink_to("precious")
     with pytest.raises(OutputError, match="cannot be written"):
-        publish([File(str(tmp_path / "out"), Layout((Literal(DATA),)))], resume=True)
+        publish([File(str(tmp_path / "out"), whole(tmp_path))], resume=True)
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
@@ -212,12 +219,12 @@ def test_a_killed_run_is_gone_on_with(tmp_path):
 
 
 def test_of_two_runs_at_once_the_second_is_told(tmp_path):
-    class Meanwhile(Literal):
-        def render(self, start: int, stop: int, into: memoryview) -> None:
-            with pytest.raises(OutputError, match="is being written by another run; wait until that has ended"):
-                publish([File(str(tmp_path / "out"), Layout((Literal(DATA),)))], resume=True)
-            super().render(start, stop, into)
+    layout = whole(tmp_path)
 
-    publish([File(str(tmp_path / "out"), Layout((Meanwhile(b"first"),)))], resume=True)
-    assert (tmp_path / "out").read_bytes() == b"first"
-    assert names(tmp_path) == ["out"]
+    def meanwhile(count: int) -> None:
+        with pytest.raises(OutputError, match="is being written by another run; wait until that has ended"):
+            publish([File(str(tmp_path / "out"), layout)], resume=True)
+
+    publish([File(str(tmp_path / "out"), layout)], progress=meanwhile, resume=True)
+    assert (tmp_path / "out").read_bytes() == DATA
+    assert names(tmp_path) == ["in", "out"]
