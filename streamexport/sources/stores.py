@@ -242,6 +242,12 @@ _CLUES: tuple[tuple[str, str, Any], ...] = (
         "its server's certificate is not to be trusted",
         "see SSL_CERT_FILE",
     ),
+    (
+        r"InvalidMessage\(|AlertReceived\(|PeerIncompatible\(",
+        "its server does not speak TLS as it has to",
+        "is it http://?",
+    ),
+    (r"hyper::Error\(\s*(UnexpectedMessage|Parse)", "what answers there does not speak HTTP", "look at the port"),
     (r"following redirect|without LOCATION", "the server sends from one place to the next, and to none", None),
     (r"dns error|failed to lookup", "its host is not known", "look at the name"),
 )

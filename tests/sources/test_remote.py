@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import threading
 from datetime import timedelta
 
@@ -325,6 +326,29 @@ def test_certificates(tmp_path, monkeypatch, options, known, said):
             with pytest.raises(SourceError, match=said):
                 open_source(server.url)
             assert server.requests == []
+
+
+def test_a_server_that_speaks_no_tls():
+    with serving(DATA) as server:
+        with pytest.raises(SourceError, match="does not speak TLS.*is it http://?"):
+            open_source(server.url.replace("http:", "https:"))
+        assert server.requests == []
+
+
+def test_a_server_that_speaks_no_http():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-none\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(SourceError, match="does not speak HTTP"):
+            open_source(f"http://127.0.0.1:{listening.getsockname()[1]}/net.pth")
+        thread.join()
 
 
 @pytest.mark.parametrize("code", [403, 407])
