@@ -48,10 +48,14 @@ def fetch(
         return path
     source = open_source(url)
     planned(source.size)
-    with speaking_of(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
     whole = File(path, Layout((Extent(source, 0, source.size),)))
-    files.publish([whole], (), progress, digests={source: digest}, resume=True)
+    try:
+        with speaking_of(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.publish([whole], (), progress, digests={source: digest}, resume=True)
+    except OutputError as error:
+        error.advice = error.advice or "set TORCH_HOME to a directory that can be written to"
+        raise
     return path
 
 

@@ -15,7 +15,8 @@ from streamexport.cli import main
 from streamexport.conversion.fetch import cached
 from streamexport.errors import NetError, OutputError, SourceError
 from streamexport.families import official
-from tests.shared.web import Server, another_etag, changed, first, serving, status
+from streamexport.transfer import fetching
+from tests.shared.web import Server, after, another_etag, changed, first, serving, status
 
 STATE = {"w": torch.arange(700_000.0)}
 
@@ -108,11 +109,39 @@ def test_what_cannot_be_had_leaves_nothing(published, tmp_path, fault):
     assert left(tmp_path) == []
 
 
-def test_a_file_that_changes_while_it_is_fetched_leaves_nothing(published, tmp_path, monkeypatch):
-    monkeypatch.setattr(streamexport.transfer.fetching, "RANGE", 1 << 20)
-    monkeypatch.setattr(streamexport.transfer.fetching, "LONGEST", 1 << 20)
-    published.faults = (lambda answer: another_etag(answer) if len(published.requests) > 2 else None,)
+def test_a_file_that_changes_while_it_is_fetched_leaves_nothing(published, tmp_path, small_ranges):
+    published.faults = (after(2, another_etag),)
     with pytest.raises(SourceError, match="changed while it was read"):
+        streamexport.fetch("resnet18")
+    assert left(tmp_path) == []
+
+
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("RANGE", 1 << 18), ("LONGEST", 1 << 18), ("IN_FLIGHT", 1 << 19)):
+        monkeypatch.setattr(fetching, name, size)
+
+
+def test_what_was_cut_off_is_gone_on_with_and_hashed_as_a_whole(published, data, tmp_path, small_ranges):
+    published.faults = (after(6, status(403)),)
+    with pytest.raises(SourceError, match="403 Forbidden"):
+        streamexport.fetch("resnet18")
+    (partial,) = left(tmp_path)
+    assert partial.name.endswith(".streamexport-partial")
+    published.faults = ()
+    count = len(published.requests)
+    assert Path(streamexport.fetch("resnet18")).read_bytes() == data
+    assert len(published.requests) - count < 1 + len(data) / (1 << 18) - 2
+    assert [path.name for path in left(tmp_path)] == [official.FILES["resnet18"]]
+
+
+def test_what_was_cut_off_and_is_another_file_is_not_kept(published, tmp_path, small_ranges, monkeypatch):
+    publish(monkeypatch, published, "01234567")
+    published.faults = (after(6, status(403)),)
+    with pytest.raises(SourceError, match="403 Forbidden"):
+        streamexport.fetch("resnet18")
+    published.faults = ()
+    with pytest.raises(SourceError, match="its SHA-256 begins with [0-9a-f]{8}, not 01234567"):
         streamexport.fetch("resnet18")
     assert left(tmp_path) == []
 
@@ -120,7 +149,10 @@ def test_a_file_that_changes_while_it_is_fetched_leaves_nothing(published, tmp_p
 @pytest.mark.parametrize(
     ("prepare", "said"),
     [
-        (lambda home: home.write_text("a file"), "resnet18-[0-9a-f]{8}.pth: cannot be written: Not a directory"),
+        (
+            lambda home: home.write_text("a file"),
+            "resnet18-[0-9a-f]{8}.pth: cannot be written: Not a directory; set TORCH_HOME",
+        ),
         (
             lambda home: Path(home, "hub", "checkpoints", official.FILES["resnet18"]).mkdir(parents=True),
             "resnet18-[0-9a-f]{8}.pth: is a directory, where torch keeps a checkpoint; move it away",
