@@ -12,7 +12,6 @@ import pytest
 
 from streamexport.cli import main
 from streamexport.families import official
-from tests.conftest import assert_refused
 from tests.conversion.test_fetch import left, publish
 from tests.shared.web import Request, Server, serving
 
@@ -54,12 +53,29 @@ def test_a_dry_run_fetches_headers_only(published, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def test_without_a_checkpoint_and_a_net_that_has_one_nothing_is_guessed(tmp_path):
-    line = assert_refused("convert", "-o", tmp_path / "m.caffemodel")
-    assert "no checkpoint is given; name the file that torch.save wrote, or a net" in line
-    assert line.endswith("--net resnet50")
-    line = assert_refused("convert", "-o", tmp_path / "m.caffemodel", "--net", "net.py:Net")
-    assert "net.py:Net builds a module, of which nobody published a checkpoint" in line
+REFUSED = (
+    "no checkpoint is given; name the file that torch.save wrote, or a net, whose official checkpoint is fetched then"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], f"{REFUSED}: --net resnet50"),
+        (["--net", "net.py:Net"], "net.py:Net builds a module, of which nobody published a checkpoint"),
+        (["--stream"], REFUSED),
+        (["--stream", "--net", "resnet19"], "no net called 'resnet19'"),
+        (
+            ["c.pth", "--stream", "--net", "resnet18"],
+            "--stream converts the official checkpoint, and another one is given; leave out either",
+        ),
+    ],
+)
+def test_nothing_is_guessed_where_no_checkpoint_is_named_or_two_are(tmp_path, capsys, words, said):
+    assert main(["convert", "-o", str(tmp_path / "m.caffemodel"), *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert [*tmp_path.iterdir()] == []
 
 
 # --stream and --check-hash
@@ -155,11 +171,3 @@ def test_what_was_fetched_before_is_hashed_if_that_is_asked_for(published, tmp_p
     left(tmp_path)[0].write_bytes(b"other")
     assert main([*words, "--check-hash"]) == 1
     assert "its SHA-256 begins with d9298a10, not" in capsys.readouterr().err
-
-
-def test_stream_is_refused_with_a_checkpoint_or_without_a_net(tmp_path):
-    out = tmp_path / "m.caffemodel"
-    line = assert_refused("convert", tmp_path / "c.pth", "-o", out, "--stream", "--net", "resnet18")
-    assert "--stream converts the official checkpoint, and another one is given; leave out either" in line
-    assert "no checkpoint is given" in assert_refused("convert", "-o", out, "--stream")
-    assert "no net called 'resnet19'" in assert_refused("convert", "-o", out, "--stream", "--net", "resnet19")
