@@ -11,10 +11,12 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from mmap import mmap
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ..errors import SourceChangedError, SourceError
 from ..payload.pieces import Source
@@ -23,6 +25,8 @@ from .decoded import Held
 
 if TYPE_CHECKING:
     from obstore import GetOptions
+
+_T = TypeVar("_T")
 
 BLOCK = 1 << 20
 """Bytes of a block of headers."""
@@ -161,7 +165,7 @@ class RemoteFile(Source):
         wait = FIRST_WAIT
         for left in reversed(range(RETRIES + 1)):
             try:
-                return self._ask(offset, length, buffer)
+                return _aside(partial(self._ask, offset, length, gone, buffer), gone)
             except (BaseError, FileNotFoundError) as error:  # NotFoundError is no BaseError
                 if not left or not stores.is_passing(error) or (self.size < 0 and stores.is_unreachable(error)):
                     what, advice = stores.said(error, self.name)
@@ -172,9 +176,14 @@ class RemoteFile(Source):
             if gone.wait(min(max(wait * random.uniform(0.5, 1), least), LONGEST_WAIT)):
                 break
             wait = min(2 * wait, LONGEST_WAIT)
-        raise SourceError("is not wanted any more", file=self.name)
+        raise self._unwanted()
 
-    def _ask(self, offset: int, length: int, buffer: bytearray | mmap | None) -> tuple[memoryview, RemoteFile]:
+    def _unwanted(self) -> SourceError:
+        return SourceError("is not wanted any more", file=self.name)
+
+    def _ask(
+        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | mmap | None
+    ) -> tuple[memoryview, RemoteFile]:
         from obstore import get
         from obstore.exceptions import GenericError, PreconditionError
 
@@ -200,9 +209,31 @@ class RemoteFile(Source):
             if at + len(part) <= due:
                 data[at : at + len(part)] = part
             at += len(part)
+            if gone.is_set():
+                raise self._unwanted()
         if at != due:
             raise GenericError(f"{at} bytes came where {due} were due")
         return data.toreadonly(), found
+
+
+def _aside(task: Callable[[], _T], gone: threading.Event) -> _T:
+    """What a task returns, which another thread does for the main one: while obstore waits, no signal is heard."""
+    if threading.current_thread() is not threading.main_thread():
+        return task()
+    future: Future[_T] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(task())
+        except BaseException as error:  # who asks for the result has it
+            future.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    try:
+        return future.result()
+    finally:
+        if not future.done():
+            gone.set()
 
 
 def _copied(

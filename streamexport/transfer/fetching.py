@@ -13,21 +13,21 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import tempfile
-import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from io import RawIOBase
 from itertools import accumulate, pairwise
 from mmap import mmap
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..payload.pieces import Extent, Layout, Literal, Source
 from ..sources.decoded import Held, Kept
 from ..sources.remote import RemoteFile
+from .threads import Threads
 
 RANGE = 8 << 20
 """Bytes of a request, and up to an eighth more where a rest would be short."""
@@ -83,9 +83,10 @@ def scatter(layout: Layout, write: Write, written: Callable[[int], object], hash
     def put(block: Extent) -> tuple[int, memoryview]:
         """Fetches some bytes of the source and writes what is wanted of them; how many bytes that was."""
         data, count = fetchers.fetch(block), 0
-        for begin, end, target in targets(block):
-            write(target, data[begin:end])
-            count += end - begin
+        with fetchers.staying():
+            for begin, end, target in targets(block):
+                write(target, data[begin:end])
+                count += end - begin
         return count, data
 
     needed = [Extent(source, 0, source.size)] if hashed else [Extent(source, at, length) for at, length, _ in wanted]
@@ -133,7 +134,6 @@ def sha256(source: Source) -> str:
 
 _Asked = tuple[Extent, "Future[memoryview]"]
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 
 @cache
@@ -147,25 +147,18 @@ def _return_freed_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
-class _Fetchers:
+class _Fetchers(Threads):
     """Threads that fetch. When the block is left, nobody asks for anything once more."""
 
     def __init__(self) -> None:
         _return_freed_memory()
-        self._pool = ThreadPoolExecutor(2 * IN_FLIGHT // RANGE)
-        self._gone = threading.Event()
+        super().__init__(2 * IN_FLIGHT // RANGE)
         self._buffers: list[mmap] = []
         """Of LONGEST bytes, to be filled again: memory that the system maps anew has to be cleared by it first."""
 
     def __enter__(self) -> _Fetchers:
+        super().__enter__()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._gone.set()
-        self._pool.shutdown(cancel_futures=True)
-
-    def submit(self, task: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        return self._pool.submit(task, *args, **kwargs)
 
     def fetch(self, extent: Extent) -> memoryview:
         # Mapped, since memory that is allocated, and freed by another thread, stays: three times what is in flight.
@@ -174,7 +167,7 @@ class _Fetchers:
             buffer = self._buffers.pop() if is_reused else mmap(-1, extent.length)
         except IndexError:
             buffer = mmap(-1, LONGEST)
-        return _remote(extent).fetch(extent.offset, extent.length, self._gone, buffer)
+        return _remote(extent).fetch(extent.offset, extent.length, self.gone, buffer)
 
     def reuse(self, data: memoryview) -> None:
         """Takes back what was fetched; nobody may look at it any more."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -270,6 +275,12 @@ def test_a_password_goes_to_its_own_host_only(data, local, tmp_path, capsys):
     assert "secret" not in capsys.readouterr().err
 
 
+def test_what_was_tried_again_is_told(data, tmp_path, capsys):
+    with serving(data, after(3, first(3, cut))) as server:
+        assert converted(server.url, tmp_path, "caffemodel") == 0
+    assert "3 retries" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def stored(checkpoint, tmp_path_factory) -> dict[str, bytes]:
     """The same weights in every container that is read, and as a set of shards."""
@@ -358,3 +369,29 @@ def test_retries_are_told(data, tmp_path, capsys):
     with serving(data, after(3, first(3, reset))) as server:
         assert converted(server.url, tmp_path, "caffemodel") == 0
     assert f"3 retries: {server.url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, before", [(signal.SIGINT, 3), (signal.SIGTERM, 0)], ids=["payload", "headers"])
+def test_who_ends_a_run_does_not_wait_for_a_server_that_stalls(data, tmp_path, number, before):
+    """Which would take half a minute; what is waited for here is the interpreter's end."""
+    words = ["convert", "--quiet", "-o", str(tmp_path / "m.caffemodel")]
+    with serving(data, after(before, stall)) as server:
+        command = [sys.executable, "-m", "streamexport", *words, server.url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            while len(server.requests) <= before:
+                time.sleep(0.01)
+            process.send_signal(number)
+            try:
+                status = process.wait(20)
+            finally:
+                process.kill()
+    assert status == 128 + number
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("form", ORDERS.values(), ids=ORDERS)
+def test_an_error_does_not_wait_for_a_server_that_stalls(data, tmp_path, capsys, form):
+    """In this process, where a stall is taken for one after half a minute, and threads that were left behind can be seen."""
+    with serving(data, after(3, first(1, status(403))), after(4, stall)) as server:
+        assert "403 Forbidden" in refused(capsys, server.url, tmp_path, form)
+        assert any(thread.daemon and thread.name.endswith("(_work)") for thread in threading.enumerate())
