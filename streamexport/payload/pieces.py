@@ -15,6 +15,8 @@ Memory is bounded by the buffers that callers pass in; nothing here holds payloa
 from __future__ import annotations
 
 import os
+import pickle
+import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -199,6 +201,10 @@ class Layout:
     def of(cls, pieces: Iterable[Piece]) -> Layout:
         return cls(tuple(_joined(pieces)))
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Layout], tuple[bytes]]:
+        """Packed, since it travels: the headers of an HDF5 file are half a megabyte, and nearly all of it zeros."""
+        return _unpacked, (zlib.compress(pickle.dumps(self.pieces, pickle.HIGHEST_PROTOCOL), 1),)
+
     @cached_property
     def starts(self) -> list[int]:
         """Where each piece begins, and, last of all, where the layout ends."""
@@ -236,6 +242,10 @@ class Layout:
         for piece, first, last in self.parts(start, stop):
             piece.render(first, last, into[at : at + last - first])
             at += last - first
+
+
+def _unpacked(data: bytes) -> Layout:
+    return Layout(pickle.loads(zlib.decompress(data)))
 
 
 def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:

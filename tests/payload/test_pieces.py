@@ -45,6 +45,7 @@ from streamexport.payload.tensors import (
 )
 from streamexport.sources.decoded import Held, Latin1, Swapped
 from streamexport.sources.local import LocalFile
+from tests.conftest import ROOT
 from tests.payload.test_extents import rendered
 
 Made = tuple[Piece, bytes]
@@ -381,6 +382,22 @@ def test_a_pickled_plan_is_the_same_file_and_so_is_its_net_laid_out_again(tmp_pa
     for net in (plan.net, sent.net, copy.deepcopy(plan.net)):
         assert rendered(form.layouts(net)[0]) == rendered(form.layouts(plan.net)[0])
     assert (sent.path, sent.prototxt, sent.notes) == (plan.path, plan.prototxt, plan.notes)
+
+
+@pytest.mark.parametrize("form", ["caffemodel", "hdf5"])
+@pytest.mark.parametrize(
+    "options", [streamexport.Options(), streamexport.Options(dtype="float16", fold_batchnorm=True)]
+)
+def test_a_layout_that_travels_is_small(tmp_path, form, options):
+    """3.3 GB, of which nothing is on the disk."""
+    tool = ROOT / "tools" / "make_checkpoint.py"
+    subprocess.run([sys.executable, tool, "--sparse", "resnext101_32x48d_wsl", tmp_path / "c.pth"], check=True)
+    ((_, layout),) = streamexport.plan([tmp_path / "c.pth"], tmp_path / "m", options, form=form).parts
+    assert layout.size > 1.6e9
+    packed = pickle.dumps(layout)
+    assert len(packed) <= 256 << 10
+    sent = pickle.loads(packed)
+    assert (sent.size, sent.sources, len(sent.pieces)) == (layout.size, layout.sources, len(layout.pieces))
 
 
 def test_no_other_file_is_read_that_took_the_name_of_the_one_that_was_read(tmp_path):
