@@ -14,6 +14,7 @@
     ├── VerifyError           a model is not what its checkpoint makes      (ValueError)
     ├── EngineError           Caffe or OpenCV gives up                      (RuntimeError)
     │   └── AbsentError       it is not there, or does not read such files
+    ├── ClusterError          workers cannot be had, or went away           (RuntimeError)
     ├── MissingError          a package that this takes is not installed    (ImportError)
     └── FaultError            streamexport itself is wrong                  (RuntimeError)
 
@@ -144,6 +145,10 @@ class EngineError(Error, RuntimeError):
 
 class AbsentError(EngineError):
     """An engine is not installed, or does not read files of this kind."""
+
+
+class ClusterError(Error, RuntimeError):
+    """A scheduler does not answer, its workers went away, or they have another version of streamexport."""
 
 
 class MissingError(Error, ImportError):

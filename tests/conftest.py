@@ -64,16 +64,21 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
+def lead_to_s3(server: str, environment: pytest.MonkeyPatch) -> None:
+    """The environment leads this process, and those that it starts, to that server."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        environment.setenv(f"AWS_{name}", "x")
+    for name, value in (("ENDPOINT_URL", server), ("ALLOW_HTTP", "true"), ("DEFAULT_REGION", "us-east-1")):
+        environment.setenv(f"AWS_{name}", value)
+    environment.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
 @pytest.fixture
 def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """boto3's client of it, and an empty bucket, `models`; the environment leads this process, and others, there."""
+    """boto3's client of it, and an empty bucket, `models`."""
     import boto3
 
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(f"AWS_{name}", "x")
-    for name, value in (("ENDPOINT_URL", s3_server), ("ALLOW_HTTP", "true"), ("DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    lead_to_s3(s3_server, monkeypatch)
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")).close()
     client = boto3.client("s3")
     client.create_bucket(Bucket="models")

@@ -77,6 +77,11 @@ def register(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="where no CHECKPOINT is given, convert the official one as it comes, and keep no copy",
     )
+    parser.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="have the workers of this Dask scheduler write it, tcp://HOST:8786; `local` for workers on this machine",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be written, and who can load it")
     parser.add_argument("--quiet", action="store_true", help="say nothing unless it fails")
     parser.set_defaults(run=run)
@@ -108,6 +113,7 @@ def run(given: argparse.Namespace) -> int:
             force=given.force,
             check_hash=check_hash,
             resume=given.resume,
+            dask=given.dask,
             progress=progress,
             planned=progress.expect,
         )

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-from ..errors import FormatError
+from ..errors import FormatError, OutputError
 from ..families import official
 from ..payload.pieces import Layout, Literal, Source
-from ..sources import Path
+from ..sources import Path, stores
 from ..transfer import files
 from ..transfer.files import File
+from ..transfer.movers import HERE, Mover
 from ..transfer.moving import Progress
 from .options import DEFAULTS, Options
 from .plan import Plan, described, plan
+from .targets import Special, Target
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def convert(
@@ -30,6 +37,7 @@ def convert(
     force: bool = False,
     check_hash: bool = False,
     resume: bool = False,
+    dask: str | Client | None = None,
     progress: Progress = lambda _: None,
     planned: Progress = lambda _: None,
 ) -> Plan:
@@ -44,6 +52,8 @@ def convert(
     check_hash : whether the SHA-256 of each input has to begin as its name says, `-3e41cc8a.pth`; it comes with the bytes if
         they are fetched from end to end, and else all of the file is read for it
     resume : whether what is cut off is kept beside the output, and gone on with by the next run that resumes
+    dask : whose workers render it, in parts: the address of a scheduler, a client of one, or "local" for workers on this
+        machine. They have to reach the input, and the output's directory, under the same names, or write to s3://
     progress : told of every so many bytes moved
     planned : told before of how many there are
 
@@ -56,6 +66,8 @@ def convert(
     Error : see `errors`
     BrokenPipeError : the reader of a pipe went away
     """
+    if dask is not None:
+        inputs = [path if isinstance(path, Source) or stores.is_url(path) else os.path.abspath(path) for path in inputs]
     made = plan(inputs, output, options, form=form, max_file_size=max_file_size, align=align)
     where = made.target.description if prototxt is None and made.prototxt is not None else prototxt
     description = None
@@ -68,10 +80,23 @@ def convert(
     older = partial(made.target.older, len(model))
     replaced = len([*older()])
     in_order = made.target.in_order(model, description)
-    remarks = files.publish(in_order, made.sources, progress, older, digests, force=force, resume=resume)
+    with _mover(dask, made.target, resume) as mover:
+        remarks = files.publish(in_order, made.sources, progress, older, digests, resume, force=force, mover=mover)
     gone = [f"{replaced} older parts are gone"] if replaced else []
     retries = [f"{source.retries} retries: {source.name}" for source in made.sources if source.retries]
     return replace(made, notes=(*made.notes, *gone, *remarks, *retries))
+
+
+def _mover(dask: str | Client | None, target: Target, resume: bool) -> AbstractContextManager[Mover]:
+    """Who moves the bytes. OutputError where only this process can."""
+    if dask is None:
+        return nullcontext(HERE)
+    if isinstance(target, Special) or resume:
+        what = "is gone on with by one process" if resume else "is written by one process"
+        raise OutputError(what, file=target.path, advice="leave out `dask=`, or name a file")
+    from ..cluster.workers import workers
+
+    return workers(dask)
 
 
 def _digests(sources: Sequence[Source]) -> dict[Source, str]:

@@ -13,8 +13,8 @@ import re
 FLAGS = {
     name: "--" + name.replace("_", "-")
     for name in (
-        "align caffe_python check_hash dialect dtype end eps fold_input_scale force forward_args input_order input_shape key"
-        " labels max_file_size mean names net net_args operators prefix std"
+        "align caffe_python check_hash dask dialect dtype end eps fold_input_scale force forward_args input_order input_shape"
+        " key labels max_file_size mean names net net_args operators prefix std"
     ).split()
 } | {"output": "-o"}
 """By option, as Python has it."""

@@ -113,7 +113,7 @@ def publish(
     try:
         for path, file in itertools.compress(zip(paths, files, strict=True), regular):
             with speaking_of(path):
-                staged.append(_staged(path, file, directories, resume))
+                staged.append(_staged(path, file, directories, resume, mover))
         _check_space(list(zip(staged, itertools.compress(files, regular), strict=True)))
         written = iter(staged)
         for path, file, is_regular in zip(paths, files, regular, strict=True):
@@ -150,9 +150,10 @@ def check_digests(digests: Mapping[Source, str], found: Mapping[Source, str] = M
             raise DigestError(what, file=source.name, advice="fetch it again: it is damaged, or another file")
 
 
-def _staged(path: str, file: File, directories: Directories, resume: bool) -> Staged:
-    if not resume or file.align or not file.layout.sources:  # cloning takes no time, nor does what we hold
-        return Staged(path, directories.of(path))
+def _staged(path: str, file: File, directories: Directories, resume: bool, mover: Mover) -> Staged:
+    # Cloning takes no time, nor does what we hold; and others write in no order that could be noted.
+    if not resume or file.align or not file.layout.sources or mover.by_name:
+        return Staged(path, directories.of(path), mover.by_name)
     from .resuming import Partial
 
     return Partial(path, directories.of(path), file.layout)

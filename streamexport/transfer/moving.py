@@ -60,14 +60,19 @@ def write(
         os.ftruncate(descriptor, layout.size)
         ranges = list(_clone_extents(layout, align, descriptor, progress))
     elif layout.size:
-        _preallocate(descriptor, layout.size)
+        reserve(descriptor, layout.size)
     if layout.is_far:
         ranges, hashes = _fetch(layout, descriptor, progress, hashed, done)
     for start, stop in ranges:
-        for begin, end in spans(layout, start, stop):
-            _copy(layout, begin, end, descriptor, progress)
+        write_range(layout, start, stop, descriptor, progress)
     os.fsync(descriptor)
     return hashes
+
+
+def write_range(layout: Layout, start: int, stop: int, descriptor: int, progress: Progress) -> None:
+    """Writes bytes [start, stop) of a layout to the same offsets of a regular file; others may write others meanwhile."""
+    for begin, end in spans(layout, start, stop):
+        _copy(layout, begin, end, descriptor, progress)
 
 
 def stream(layout: Layout, descriptor: int, progress: Progress = lambda _: None) -> None:
@@ -278,7 +283,7 @@ def _clone(target: int, target_offset: int, source: int, source_offset: int, len
     fcntl.ioctl(target, FICLONERANGE, struct.pack("=qQQQ", source, source_offset, length, target_offset))
 
 
-def _preallocate(descriptor: int, size: int) -> None:
+def reserve(descriptor: int, size: int) -> None:
     """Reserves the space, so that a full disk shows before the first byte, and extents on disk are few."""
     if hasattr(os, "posix_fallocate"):
         try:

@@ -164,7 +164,7 @@ class Name:
 
 
 class Staged(Name):
-    """A regular file in the making: nameless, or under a name that says that it is temporary."""
+    """A regular file in the making: nameless, or under a name that says that it is temporary, as `by_name` asks for."""
 
     LEFT = r"|partial(-[0-9]{5}-of-[0-9]{5})?"
     """What else than temporary names goes away: a run that could have gone on with it was not asked to."""
@@ -172,9 +172,10 @@ class Staged(Name):
     done = 0
     remark: str | None = None
 
-    def __init__(self, path: str, directory: Directory) -> None:
+    def __init__(self, path: str, directory: Directory, by_name: bool = False) -> None:
         super().__init__(path, directory)
         self.temporary: str | None = None
+        self.by_name = by_name
         self.descriptor = -1
         try:
             with directory.locked() as is_locked:
@@ -232,7 +233,7 @@ class Staged(Name):
 
     def _open(self) -> int:
         directory = self.directory.descriptor
-        if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        if not self.by_name and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             with suppress(OSError):  # not every file system has nameless files
                 return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666, dir_fd=directory)
         name = self.temporary_name()

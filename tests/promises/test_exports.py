@@ -26,7 +26,7 @@ BESIDE = {
     "payload.tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
     "running.forward": "PreparedNet by_name held_by parameters",
     "transfer.files": "check_digests is_stdout",
-    "transfer.moving": "refuse_own_input shares_blocks spans write",
+    "transfer.moving": "refuse_own_input reserve shares_blocks spans write write_range",
 }
 """What the package's own modules take from these, and nobody else: decided name by name."""
 

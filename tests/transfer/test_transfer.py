@@ -174,7 +174,7 @@ def test_a_disk_without_the_space_is_refused_before_anything_is_written(small_di
 def test_a_disk_that_fills_up_meanwhile_leaves_what_was_there(small_disk, layout, monkeypatch, staging):
     (small_disk / "model").write_text("old")
     monkeypatch.setattr(files, "_check_space", lambda _: None)
-    monkeypatch.setattr(transfer, "_preallocate", lambda *_: None)
+    monkeypatch.setattr(transfer, "reserve", lambda *_: None)
     with pytest.raises(OutputError, match="No space left on device; free some"):
         publish([File(str(small_disk / "model"), layout)])
     assert (small_disk / "model").read_text() == "old"
