@@ -11,7 +11,8 @@ Nets come with three things that not all of them know, and leave in words that t
         portable    ReLU of the distance from the upper limit, where the lower one is 0; else maxima with limits
     Rearrange, which is nobody's: the elements of a blob in another order (`tracing.views`)
         opencv, ssd Reshape, `Permute`, Reshape
-        portable, bvlc  a 1x1 convolution that picks channels; anything else is refused
+        portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
+                    with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
 
 Without padding Caffe's size is ceil((n - k) / s) + 1, PyTorch's with padding p is floor((n + 2p - K) / s) + 1. They agree at
 every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
@@ -43,6 +44,7 @@ from ..net.operations import (
     Shape,
 )
 from ..net.windows import ONE_PIXEL, Window
+from . import turning
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -173,24 +175,25 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
         steps += _reshape(layer, "join", turned, shape)
     else:
         columns = _channels(blob, atoms, order)
-        if columns is None:
-            raise NetError(
-                f"turns dimensions of {list(blob)}",
-                tensor=f"layer {layer.name}",
-                advice="`dialect=opencv` or ssd has the layer Permute for it",
-            )
-        channels = blob[1]
-        image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))
-        pick = Convolution(channels, ONE_PIXEL, has_bias=False)
-        picking = kernels.selected((channels, channels, 1, 1), columns)
-        steps = _reshape(layer, "split", blob, image)
-        steps.append(Layer(f"{layer.name}.pick", pick, (), (), (picking,), shapes=(image,)))
-        steps += _reshape(layer, "join", image, shape)
+        steps = _picked(layer, columns) if columns is not None else turning.exchanges(layer, atoms, order)
     bottoms = layer.bottoms
     for step in steps[:-1]:
         yield replace(step, bottoms=bottoms, tops=(step.name,))
         bottoms = (step.name,)
     yield replace(steps[-1], name=layer.name, bottoms=bottoms, tops=layer.tops)
+
+
+def _picked(layer: Layer, columns: Sequence[int]) -> list[Layer]:
+    """The channels of a blob, each from that column: as an image, whose pixels are whatever is behind the second axis."""
+    moved = layer.operation
+    assert isinstance(moved, Rearrange)
+    blob, channels = moved.blob, len(columns)
+    image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))
+    pick = Convolution(channels, ONE_PIXEL, has_bias=False)
+    picking = kernels.selected((channels, channels, 1, 1), columns)
+    steps = _reshape(layer, "split", blob, image)
+    steps.append(Layer(f"{layer.name}.pick", pick, (), (), (picking,), shapes=(image,)))
+    return steps + _reshape(layer, "join", image, moved.shape)
 
 
 def _reshape(layer: Layer, part: str, shape: Shape, wanted: Shape) -> list[Layer]:

@@ -310,7 +310,7 @@ def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
         ("return F.pad(self.conv(x), (1, 1), value=1.0)", "pads with 1.0"),
         ("return self.conv(x, 1)", "cannot be traced with an input of [1, 3, 224, 224]: TypeError"),
         ("return self.conv(x[:, :2])", "cannot be traced with an input of [1, 3, 224, 224]: RuntimeError"),
-        ("return self.conv(x).permute(0, 2, 3, 1)", "dialect portable cannot express layer permute"),
+        ("return F.max_pool2d(self.conv(x), 2, (1, 2), 1)", "dialect portable cannot express layer max_pool2d"),
     ],
 )
 def test_what_cannot_be_traced_or_expressed_is_refused(tmp_path, body, message):

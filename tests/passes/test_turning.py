@@ -1,0 +1,131 @@
+"""Dimensions in another order, in dialects that have no layer for it: what numpy says, to the bit, in every program."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamexport
+from streamexport import Layer, Net
+from streamexport.caffe.prototxt import prototxt
+from streamexport.net.operations import Convolution, Deconvolution, Input, Permute, Power, Rearrange
+from streamexport.passes import dialects, turning
+from streamexport.running.engines import open_engine
+from tests.shared import caffe_judge
+
+CASES = {
+    "channels last": ((1, 6, 4, 5), (1, 6, 20), (0, 2, 1), (1, 4, 5, 6)),
+    "channels first": ((1, 4, 5, 6), (1, 20, 6), (0, 2, 1), (1, 6, 4, 5)),
+    "a batch": ((3, 6, 4, 5), (3, 6, 20), (0, 2, 1), (3, 4, 5, 6)),
+    "rows and columns": ((2, 3, 5, 4), (2, 3, 5, 4), (0, 1, 3, 2), (2, 3, 4, 5)),
+    "channels and rows": ((2, 3, 5, 4), (2, 3, 5, 4), (0, 2, 1, 3), (2, 5, 3, 4)),
+    "the batch behind": ((3, 8), (3, 8), (1, 0), (8, 3)),
+    "heads": ((2, 7, 12), (2, 7, 3, 4), (0, 2, 1, 3), (2, 3, 7, 4)),
+    "heads, turned": ((2, 7, 12), (2, 7, 3, 4), (0, 2, 3, 1), (2, 3, 4, 7)),
+    "heads, packed": ((1, 7, 36), (7, 3, 3, 4), (1, 2, 0, 3), (3, 3, 7, 4)),
+    "windows": ((1, 5, 6, 4), (5, 3, 2, 2, 2), (1, 3, 2, 4, 0), (6, 4, 5)),
+    "windows, joined": ((6, 4, 5), (3, 2, 2, 2, 5), (4, 0, 2, 1, 3), (1, 5, 6, 4)),
+    "all of it backwards": ((2, 3, 4, 5), (2, 3, 4, 5), (3, 2, 1, 0), (5, 4, 3, 2)),
+}
+"""Of a bottom: its shape, the atoms, their order, the top's shape."""
+
+
+def expected(values: np.ndarray, case: tuple) -> np.ndarray:
+    _, atoms, order, shape = case
+    return values.reshape(atoms).transpose(order).reshape(shape)
+
+
+class Turned:
+    """A net in a dialect that turns a blob between two layers that do nothing, as files, and what is given to it."""
+
+    def __init__(self, directory: Path, case: tuple, dialect: str) -> None:
+        bottom, _, _, shape = case
+        directory.mkdir()
+        self.net = dialects.express(
+            Net(
+                "turned",
+                (
+                    Layer("data", Input((bottom,)), (), ("data",), shapes=(bottom,)),
+                    Layer("turned", Rearrange(*case), ("data",), ("turned",), shapes=(shape,)),
+                    Layer("end", Power(), ("turned",), ("end",), shapes=(shape,)),
+                ),
+            ),
+            dialect,
+        )
+        self.prototxt, self.model = directory / "net.prototxt", directory / "net.caffemodel"
+        self.prototxt.write_text(prototxt(self.net))
+        streamexport.publish([streamexport.File(str(self.model), streamexport.layout(self.net))])
+        self.values = np.random.default_rng(0).standard_normal(bottom).astype("<f4")
+        self.expected = expected(self.values, case)
+        np.savez(directory / "inputs.npz", data=self.values)
+
+    def answer(self, engine: str) -> np.ndarray:
+        with open_engine(engine, self.prototxt, [self.model], ["end"]) as compute:
+            return compute({"data": self.values})["end"]
+
+
+def random_case(seed: int) -> tuple:
+    chooser = random.Random(seed)
+    atoms = tuple(chooser.choice([1, 2, 3, 4, 5]) for _ in range(chooser.randint(2, 6)))
+    order = tuple(chooser.sample(range(len(atoms)), len(atoms)))
+    return (atoms[0], prod(atoms[1:])), atoms, order, tuple(atoms[atom] for atom in order)
+
+
+ALL = {**CASES, **{f"seed {seed}": random_case(seed) for seed in range(12)}}
+
+
+@pytest.mark.parametrize("engine", ["stream", "opencv"])
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL)
+def test_what_is_turned_is_what_numpy_says(tmp_path, case, engine):
+    turned = Turned(tmp_path / "net", case, "portable")
+    assert not any(isinstance(layer.operation, Permute | Rearrange) for layer in turned.net.layers)
+    np.testing.assert_array_equal(turned.answer(engine), turned.expected)
+
+
+@pytest.mark.caffe
+def test_and_in_caffe(tmp_path):
+    nets = [Turned(tmp_path / f"{n:02}", case, "bvlc") for n, case in enumerate(ALL.values())]
+    for turned, tops in zip(nets, caffe_judge.judge(*sorted(tmp_path.iterdir())), strict=True):
+        assert tops is not None
+        np.testing.assert_array_equal(tops["end"], turned.expected)
+
+
+def test_the_batch_stays_free(tmp_path):
+    turned = Turned(tmp_path / "net", CASES["a batch"], "portable")
+    values = np.concatenate([turned.values, turned.values[:1]])
+    with open_engine("stream", turned.prototxt, [turned.model], ["end"]) as compute:
+        np.testing.assert_array_equal(
+            compute({"data": values})["end"], np.concatenate([turned.expected, turned.expected[:1]])
+        )
+
+
+def carried_out(atoms: tuple[int, ...], path: turning.Path) -> tuple[int, ...]:
+    found = tuple(range(len(atoms)))
+    for i, j, k in path:
+        found = (*found[:i], *found[j:k], *found[i:j], *found[k:])
+    return found
+
+
+@pytest.mark.parametrize("atoms", [(2, 3, 5, 7), (7, 5, 3, 2), (1, 6, 1, 4), (9, 2, 2, 8)])
+def test_every_order_of_four_is_reached_in_three_steps_at_most(atoms):
+    for order in itertools.permutations(range(4)):
+        path = turning.cheapest(atoms, order)
+        left = [atom for atom in carried_out(atoms, path) if atoms[atom] != 1]
+        assert left == [atom for atom in order if atoms[atom] != 1]
+        assert len(set(left)) - 1 >= len(path) or 1 in atoms
+
+
+def test_the_shorter_kernel_is_taken(tmp_path):
+    """Channels last, of 768 channels and 14 x 14 pixels, or the other way round."""
+    kinds = []
+    for blob, atoms in (((1, 768, 14, 14), (1, 768, 196)), ((1, 14, 14, 768), (1, 196, 768))):
+        layer = Layer("x", Rearrange(blob, atoms, (0, 2, 1), (1, atoms[2], atoms[1])), ("a",), ("x",))
+        made = [step for step in turning.exchanges(layer, atoms, (0, 2, 1)) if step.blobs]
+        assert [step.blobs[0].shape for step in made] == [(196, 1, 1, 196)]
+        kinds.append(type(made[0].operation))
+    assert kinds == [Convolution, Deconvolution]
