@@ -1,4 +1,7 @@
-"""Dimensions in another order by layers that every Caffe has, exactly.
+"""Dimensions in another order: in the weights of who reads them, where that is possible, else by layers that every Caffe has.
+
+A matrix, or kernels, that alone take what is turned can have their columns in the order that was before: a view of the
+checkpoint, and no layer is left.
 
 Two neighbouring blocks of dimensions, of A and B elements with I behind them, change places by a convolution with an
 identity: (o, 1, A, B I) and a kernel of 1 x B whose elements lie I apart, with B outputs, give (o, B, A, I). Where nothing
@@ -12,13 +15,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from math import prod
 
 from ..net import kernels
-from ..net.graph import Layer
-from ..net.operations import Convolution, Deconvolution, Operation, Rearrange, Reshape, Shape
+from ..net.graph import Blob, Layer, Net, computed
+from ..net.operations import Convolution, Deconvolution, InnerProduct, Operation, Rearrange, Reshape, Shape
 from ..net.windows import Window
+from ..payload.pieces import Extent
+from ..payload.tensors import Cast, Stored, Strided, Tensor
 
 STEP = 16
 """What a step costs besides, in multiplications for each element: it is read, unfolded and written."""
@@ -26,6 +32,67 @@ STEP = 16
 Exchange = tuple[int, int, int]
 """Atoms [i, j) and [j, k) of those that are there change places."""
 Path = tuple[Exchange, ...]
+
+
+def into_weights(net: Net) -> Net:
+    """The net without the Rearranges whose only reader can have them in its weights."""
+    taken: dict[str, Layer] = {}
+    gone: set[str] = set()
+    for layer in net.layers:
+        readers = net.consumers.get(layer.tops[0], []) if isinstance(layer.operation, Rearrange) else []
+        if len(readers) == 1 and layer.tops[0] not in net.outputs and (taking := _taking(layer, readers[0])):
+            taken[taking.name] = taking
+            gone.add(layer.name)
+    return net.with_layers(tuple(taken.get(layer.name, layer) for layer in net.layers if layer.name not in gone))
+
+
+def _taking(turned: Layer, reader: Layer) -> Layer | None:
+    """A layer that takes the bottom of a Rearrange instead of its top, and computes the same; None if it cannot."""
+    moved, operation = turned.operation, reader.operation
+    assert isinstance(moved, Rearrange)
+    if reader.shared or not reader.blobs:
+        return None
+    if isinstance(operation, InnerProduct):
+        before = len(moved.shape[: operation.axis])
+        outer, inner = (1, operation.outputs) if operation.is_transposed else (operation.outputs, 1)
+        behind: int | None = len(moved.atoms)
+    elif isinstance(operation, Convolution) and operation.groups == 1 and moved.shape == moved.blob:
+        before, outer, inner = 1, operation.outputs, prod(operation.window.kernel)
+        behind = _split(moved.atoms, prod(moved.blob[:2]))
+    else:
+        return None
+    first, order = _split(moved.atoms, prod(moved.shape[:before])), moved.order
+    if first is None or behind is None or moved.shape[:before] != moved.blob[:before]:
+        return None
+    if [*order[:first], *order[behind:]] != [*range(first), *range(behind, len(order))]:
+        return None
+    weight = _columns(reader.blobs[0], outer, inner, moved.atoms, order[first:behind])
+    return replace(reader, bottoms=turned.bottoms, blobs=(weight, *reader.blobs[1:])) if weight else None
+
+
+def _split(atoms: Sequence[int], count: int) -> int | None:
+    """How many of the first atoms make up so many elements."""
+    return next((n for n in range(len(atoms) + 1) if prod(atoms[:n]) == count), None)
+
+
+def _columns(weight: Blob, outer: int, inner: int, atoms: Sequence[int], order: Sequence[int]) -> Blob | None:
+    """A weight of `outer` rows whose columns, of `inner` elements, are counted by some atoms as an order has them.
+
+    They are put as the atoms were before. None where the weight is not the checkpoint's own.
+    """
+    strides, step = dict[int, int](), inner
+    for atom in reversed(order):
+        strides[atom] = step
+        step *= atoms[atom]
+    stored = computed(weight)
+    numbers = stored.values if isinstance(stored, Cast) else stored
+    if not isinstance(numbers, Stored) or not isinstance(numbers.values, Extent):
+        return None
+    before = sorted(order)
+    shape = (outer, *(atoms[atom] for atom in before), inner)
+    steps = (step, *(strides[atom] for atom in before), 1)
+    view = Strided(Tensor.in_storage(numbers.name, numbers.dtype, shape, steps, numbers.values))
+    return replace(weight, values=view if numbers is stored else Cast(view, stored.dtype))
 
 
 def exchanges(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[Layer]:
@@ -40,12 +107,12 @@ def exchanges(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[
             layers.append(Layer(f"{layer.name}.{name}", Reshape((-1, *wanted[1:])), (), (), shapes=(wanted,)))
         shape = wanted
 
-    for number, (i, j, k) in enumerate(cheapest(sizes, tuple(order))):
+    for i, j, k in cheapest(sizes, tuple(order)):
         outer, first, second, inner = (prod(part) for part in (sizes[:i], sizes[i:j], sizes[j:k], sizes[k:]))
         sizes = (*sizes[:i], *sizes[j:k], *sizes[i:j], *sizes[k:])
         if 1 in (first, second):
             continue
-        part = f"{number}." if number else ""
+        part = f"{len(layers)}." if layers else ""
         if inner == 1 and first < second:
             reshape(f"{part}split", (outer, first, second, 1))
             turn: Operation = Deconvolution(1, Window.of((1, first)), has_bias=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import streamexport
 from streamexport import Layer, Net
@@ -16,7 +17,9 @@ from streamexport.caffe.prototxt import prototxt
 from streamexport.net.operations import Convolution, Deconvolution, Input, Permute, Power, Rearrange
 from streamexport.passes import dialects, turning
 from streamexport.running.engines import open_engine
+from tests.payload.test_extents import rendered
 from tests.shared import caffe_judge
+from tests.shared.traced_modules import build
 
 CASES = {
     "channels last": ((1, 6, 4, 5), (1, 6, 20), (0, 2, 1), (1, 4, 5, 6)),
@@ -118,6 +121,27 @@ def test_every_order_of_four_is_reached_in_three_steps_at_most(atoms):
         left = [atom for atom in carried_out(atoms, path) if atoms[atom] != 1]
         assert left == [atom for atom in order if atoms[atom] != 1]
         assert len(set(left)) - 1 >= len(path) or 1 in atoms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_a_matrix_or_kernels_behind_take_it_in_their_weights(tmp_path, dtype):
+    """What numpy says of the weights, and no layer; where rows are kept that are turned themselves, layers."""
+    module = build("turned before a matrix and kernels").to(dtype)
+    torch.save(module.state_dict(), tmp_path / "c.pth")
+    options = streamexport.Options(
+        net="tests.shared.traced_modules:build",
+        net_args='{"name": "turned before a matrix and kernels"}',
+        input_shape=(1, 4, 9, 12),
+    )
+    net = streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options).net
+    assert [layer.name for layer in net.layers if layer.name.endswith((".turn", ".pick"))] == ["flatten6.turn"]
+    held = {layer.name: np.frombuffer(rendered(layer.blobs[0].values), "<f4") for layer in net.layers if layer.blobs}
+    weights = {name: value.float().numpy() for name, value in module.state_dict().items()}
+    first = weights["first.weight"].reshape(5, 12, 4, 9).transpose(0, 2, 3, 1)
+    last = weights["last.weight"].reshape(5, 7, 10, 6).transpose(0, 3, 1, 2)
+    mixed = weights["mixed.weight"].reshape(5, 3, 2, 6).transpose(0, 2, 1, 3)
+    for name, expected in (("first", first), ("last", last), ("mixed", mixed)):
+        np.testing.assert_array_equal(held[name], expected.ravel())
 
 
 def test_the_shorter_kernel_is_taken(tmp_path):

@@ -216,6 +216,25 @@ class Rows(nn.Module):
         return self.prelu(self.fc2(self.bn(self.fc1(x))))
 
 
+class Turned(nn.Module):
+    """Turned dimensions that only a matrix, or kernels, read: once as they are, once behind something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.mixed = nn.Conv2d(4, 6, 3), nn.Conv2d(6, 5, (2, 3))
+        self.last, self.first = nn.Linear(6 * 7 * 10, 5), nn.Linear(4 * 9 * 12, 5)
+        self.rows = nn.Linear(10 * 6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x).relu()
+        shuffled = y.view(-1, 2, 3, 7, 10).transpose(1, 2).reshape(y.shape)
+        return (
+            self.first(x.permute(0, 3, 1, 2).flatten(1)) + self.last(y.permute(0, 2, 3, 1).flatten(1)),
+            self.mixed(shuffled),
+            self.rows(y.permute(0, 2, 3, 1).flatten(2)),
+        )
+
+
 class Flattened(nn.Module):
     """A blob that is given another shape and worked on there, and used as it was, too."""
 
@@ -461,6 +480,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "in place": Inplace,
     "several outputs": Several,
     "names that are taken": Named,
+    "turned": fn(
+        lambda x: x.transpose(2, 3).flatten(2).softmax(2).view(x.shape) * x.permute(0, 2, 1, 3).reshape(x.shape).relu()
+    ),
+    "turned before a matrix and kernels": Turned,
     "rows": Rows,
     "flattened": Flattened,
     "constants": Constants,
