@@ -24,6 +24,7 @@ FAILED, PIPE_CLOSED, KILLED_BY = 1, 141, 128
 
 COMMANDS = {
     "convert": ("convert", "a checkpoint to a Caffe model and its prototxt; or a model to another format"),
+    "convert-many": ("convert_many", "a list of conversions, one after the other"),
     "inspect": ("inspect", "tensors of a checkpoint, layers of a model, arithmetic of a net"),
     "verify": ("verify", "every blob of a model against its checkpoint, bit for bit; --forward: what it computes, too"),
     "eval": ("evaluate", "what a Caffe net sees in images, and how often it is right"),

@@ -94,7 +94,7 @@ def run(given: argparse.Namespace) -> int:
     output = given.output if given.output is not None else os.path.join(given.save_root, "")
     if output == STDOUT and sys.stdout.isatty() and not given.dry_run:
         raise OutputError("standard output is a terminal", advice="redirect it, or name a file with -o")
-    inputs, check_hash = _checkpoints(given, options.net)
+    inputs, check_hash = checkpoints(given, options.net)
     files: dict[str, Any] = {"form": given.format, "max_file_size": given.max_file_size, "align": given.align}
     if given.dry_run:
         _print_plan(plan(inputs, output, options, **files))
@@ -132,7 +132,7 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _checkpoints(given: argparse.Namespace, net: str) -> tuple[Sequence[Path], bool]:
+def checkpoints(given: argparse.Namespace, net: str) -> tuple[Sequence[Path], bool]:
     """What is to be converted, by default the net's official checkpoint, and whether its hash is still to be looked at."""
     if given.inputs and given.stream:
         what = "--stream converts the official checkpoint, and another one is given"

@@ -69,12 +69,7 @@ def convert(
     if dask is not None:
         inputs = [path if isinstance(path, Source) or stores.is_url(path) else os.path.abspath(path) for path in inputs]
     made = plan(inputs, output, options, form=form, max_file_size=max_file_size, align=align)
-    where = made.target.description if prototxt is None and made.prototxt is not None else prototxt
-    description = None
-    if where is not None:
-        made = made if made.prototxt is not None else replace(made, prototxt=described(made))
-        description = File(os.fspath(where), Layout.of([Literal((made.prototxt or "").encode())]))
-    model = [File(name, layout, made.align) for name, layout in made.parts]
+    model, description, text = files_of(made, prototxt)
     digests = _digests(made.sources) if check_hash else {}
     planned(made.size + (description.layout.size if description is not None else 0))
     older = partial(made.target.older, len(model))
@@ -84,7 +79,17 @@ def convert(
         remarks = files.publish(in_order, made.sources, progress, older, digests, resume, force=force, mover=mover)
     gone = [f"{replaced} older parts are gone"] if replaced else []
     retries = [f"{source.retries} retries: {source.name}" for source in made.sources if source.retries]
-    return replace(made, notes=(*made.notes, *gone, *remarks, *retries))
+    return replace(made, prototxt=text, notes=(*made.notes, *gone, *remarks, *retries))
+
+
+def files_of(made: Plan, prototxt: Path | None) -> tuple[list[File], File | None, str | None]:
+    """The files of a model, that of its description, and what stands in it; None if there is none."""
+    model = [File(name, layout, made.align) for name, layout in made.parts]
+    where = made.target.description if prototxt is None and made.prototxt is not None else prototxt
+    if where is None:
+        return model, None, made.prototxt
+    text = made.prototxt if made.prototxt is not None else described(made)
+    return model, File(os.fspath(where), Layout.of([Literal(text.encode())])), text
 
 
 def _mover(dask: str | Client | None, target: Target, resume: bool) -> AbstractContextManager[Mover]:

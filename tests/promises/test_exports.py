@@ -18,6 +18,7 @@ BESIDE = {
     "caffe.models": "open_models",
     "checkpoints": "open_checkpoints",
     "conversion.fetch": "cached",
+    "conversion.convert": "files_of",
     "conversion.plan": "described",
     "evaluation.evaluate": "ClassNames Interface class_names interface",
     "evaluation.images": "check_exist read_image read_lines",
