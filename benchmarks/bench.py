@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 PAIRS = 7
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled, too
 WSL = tuple(f"resnext101_32x{width}d_wsl" for width in (8, 16, 32, 48))
 
 
