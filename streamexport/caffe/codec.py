@@ -316,6 +316,16 @@ def _argmax_heard(layer: LayerParameter) -> Operation:
     return ops.ArgMax(axis, parameters.top_k, parameters.out_max_val)
 
 
+def _matmul_said(operation: ops.MatMul) -> Said:
+    flags = {"transA": operation.is_first_transposed, "transB": operation.is_second_transposed}
+    said = {name: 1 for name, is_transposed in flags.items() if is_transposed}
+    return {"matmul_param": said} if said else {}
+
+
+def _matmul_heard(layer: LayerParameter) -> Operation:
+    return ops.MatMul(bool(layer.matmul_param.transA), bool(layer.matmul_param.transB))
+
+
 _RANGE = {"base": "base", "scale": "scale", "shift": "shift"}
 
 _CODECS: Mapping[type[Operation], _Pair] = {
@@ -360,6 +370,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         across_channels="across_channels",
         epsilon="eps",
     ),
+    ops.MatMul: _Pair(_matmul_said, _matmul_heard),
     ops.Normalize: _fields(
         ops.Normalize, "norm_param", across_spatial="across_spatial", is_shared="channel_shared", epsilon="eps"
     ),

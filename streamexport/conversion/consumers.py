@@ -22,8 +22,8 @@ CAFFES = frozenset(
 """Layers of Caffe 1.0, which its forks have kept."""
 OPENCVS = frozenset(
     "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten InnerProduct"
-    " Input LRN Log MVN Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale Sigmoid Silence Slice Softmax"
-    " Split Swish TanH".split()
+    " Input LRN Log MVN MatMul Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale Sigmoid Silence Slice"
+    " Softmax Split Swish TanH".split()
 )
 """Layers that OpenCV 4 takes from a prototxt; it has more, which take their parameters from elsewhere."""
 

@@ -32,9 +32,7 @@ class Step:
 
     @property
     def multiply_adds(self) -> int:
-        """A multiplication and the addition behind it: by each weight, at each position, in padding, too."""
-        positions = self.layer.operation.positions(self.bottoms)
-        return positions * prod(self.blobs[0]) if positions else 0
+        return self.layer.operation.multiply_adds(self.bottoms, self.blobs)
 
 
 def infer(net: Net, inputs: Mapping[str, Shape] | None = None) -> tuple[Step, ...]:

@@ -13,6 +13,8 @@ Nets come with three things that not all of them know, and leave in words that t
         opencv, ssd Reshape, `Permute`, Reshape
         portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
+    MatMul, which is OpenCV's
+        portable, bvlc, ssd  refused
 
 Without padding Caffe's size is ceil((n - k) / s) + 1, PyTorch's with padding p is floor((n + 2p - K) / s) + 1. They agree at
 every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
@@ -33,6 +35,7 @@ from ..net.operations import (
     Convolution,
     Crop,
     Eltwise,
+    MatMul,
     Operation,
     Permute,
     Pooling,
@@ -214,8 +217,19 @@ def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -
     return [sum(place * steps[atom] for place, atom in zip(places, inner, strict=True)) for places in product(*ranges)]
 
 
+def _product(layer: Layer, dialect: str) -> Iterator[Layer]:
+    if dialect != "opencv":
+        raise NetError(
+            "multiplies two activations as matrices",
+            tensor=f"layer {layer.name}",
+            advice="`dialect=opencv` has the layer MatMul for it",
+        )
+    yield layer
+
+
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
     Pooling: _pooling,
     Clip: _clip,
     Rearrange: _rearrange,
+    MatMul: _product,
 }

@@ -195,6 +195,12 @@ def _inner_product(operation: ops.InnerProduct, task: Task) -> Tensor:
     return top.view(task.top)
 
 
+def _matmul(operation: ops.MatMul, task: Task) -> Tensor:
+    flags = (operation.is_first_transposed, operation.is_second_transposed)
+    first, second = (x.mT if flag else x for x, flag in zip(task.bottoms, flags, strict=True))
+    return first @ second
+
+
 def _pooling(operation: ops.Pooling, task: Task) -> Tensor:
     bottom = task.bottom
     window = operation.window_over(bottom.shape)
@@ -369,6 +375,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.LRN: _one(_lrn),
     ops.Log: _one(_log),
     ops.MVN: _one(_mvn),
+    ops.MatMul: _one(_matmul),
     ops.Normalize: _one(_normalize),
     ops.PReLU: _one(_prelu),
     ops.Permute: _one(lambda operation, task: task.bottom.permute(operation.whole(task.bottom.ndim))),

@@ -77,6 +77,10 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.LRN: [ops.LRN(3, 0.5, 0.25, False, 2.0), ops.LRN(3, 0.5, 0.75, True)],
         ops.Log: [ops.Log(2.0, 0.25, 4.0)],
         ops.MVN: [ops.MVN(True, True, 0.125), ops.MVN(False)],
+        ops.MatMul: [
+            Example(ops.MatMul(), (IMAGE, (2, 4, 6, 3))),
+            Example(ops.MatMul(True, True), (IMAGE, (2, 4, 3, 5))),
+        ],
         ops.Normalize: [ops.Normalize(False, False, 0.125)],
         ops.PReLU: [ops.PReLU(), ops.PReLU(is_shared=True)],
         ops.Permute: [ops.Permute((0, 2, 3, 1))],
@@ -206,8 +210,8 @@ def only(made: Net, types: frozenset[str]) -> Net:
 
 @pytest.mark.caffe
 def test_shapes_and_numbers_are_caffe_s(tmp_path, side_by_side):
-    """Of what Caffe 1.0 and its SSD family have; Clip, which BVLC master alone has, is held against torch elsewhere."""
-    made = only(side_by_side, frozenset(KINDS) - {"Clip", "ReLU6"})
+    """Of what Caffe 1.0 and its SSD family have; what one reader alone has is held against torch elsewhere."""
+    made = only(side_by_side, frozenset(KINDS) - {"Clip", "MatMul", "ReLU6"})
     assert {layer.type for layer in made.layers} >= CAFFES & set(KINDS)
     text, model, given = write(tmp_path, made)
     (expected,) = caffe_judge.judge(tmp_path)
@@ -255,4 +259,5 @@ def test_arithmetic_is_what_torch_counts(side_by_side):
     assert [(step.layer.name, step.multiply_adds) for step in steps] == [
         (step.layer.name, counted_by_torch(step)) for step in steps
     ]
-    assert {step.layer.type for step in steps if step.multiply_adds} == {"Convolution", "Deconvolution", "InnerProduct"}
+    products = {"Convolution", "Deconvolution", "InnerProduct", "MatMul"}
+    assert {step.layer.type for step in steps if step.multiply_adds} == products

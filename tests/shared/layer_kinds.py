@@ -355,6 +355,18 @@ way("Concat", any_rank, "second")(concat(1, False))
 way("Concat", lambda shape: len(shape) in (3, 4), "over axis 2")(concat(2))
 
 
+@way("MatMul", any_rank)
+def _matmul(net: Bench, x: Held) -> Held:
+    y = net.other(x.shape)
+    return net.layer(ops.MatMul(False, True), [x, y], x.value @ y.value.mT)
+
+
+@way("MatMul", any_rank, "second")
+def _matmul_second(net: Bench, x: Held) -> Held:
+    y = net.other(x.shape)
+    return net.layer(ops.MatMul(True), [y, x], y.value.mT @ x.value)
+
+
 @way("Concat", any_rank, "with itself")
 def _twice(net: Bench, x: Held) -> Held:
     made = torch.cat([x.value, x.value], 1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from tests.shared.product_modules import PRODUCTS
+
 IMAGE = (1, 4, 9, 12)
 
 
@@ -512,11 +514,11 @@ SHAPES = {
 
 
 def shape(name: str) -> tuple[int, ...]:
-    return SHAPES.get(name, IMAGE)
+    return PRODUCTS[name][1] if name in PRODUCTS else SHAPES.get(name, IMAGE)
 
 
 def build(name: str) -> nn.Module:
-    return MODULES[name]()
+    return PRODUCTS[name][0]() if name in PRODUCTS else MODULES[name]()
 
 
 def seeded(name: str) -> nn.Module:

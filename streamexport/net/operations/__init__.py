@@ -31,7 +31,7 @@ from .rearrangements import (
     Tile,
 )
 from .reductions import ArgMax, Pooling, Reduction
-from .weighted import Convolution, Deconvolution, InnerProduct
+from .weighted import Convolution, Deconvolution, InnerProduct, MatMul
 
 __all__ = [
     "BNLL",
@@ -56,6 +56,7 @@ __all__ = [
     "InnerProduct",
     "Input",
     "Log",
+    "MatMul",
     "Merge",
     "Normalize",
     "Opaque",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from math import inf
+from math import inf, prod
 from typing import ClassVar
 
 from ...errors import NetError
@@ -79,6 +79,11 @@ class Operation:
     def positions(self, bottoms: Sequence[Shape]) -> int:
         """How often all of its first blob is multiplied and added up: a multiply-add for each element and time."""
         return 0
+
+    def multiply_adds(self, bottoms: Sequence[Shape], blobs: Sequence[Shape]) -> int:
+        """Multiplications and the additions behind them: by each weight, at each position, in padding, too."""
+        positions = self.positions(bottoms)
+        return positions * prod(blobs[0]) if positions else 0
 
     def merged_as(self, bottoms: int) -> Merge | None:
         """As what OpenCV takes it into the layer in front of it, where it has so many bottoms; None if never."""

@@ -1,4 +1,4 @@
-"""Products with weights: what nearly all arithmetic and nearly all bytes of a net are."""
+"""Products, with weights and of activations: what nearly all arithmetic and nearly all bytes of a net are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ...errors import NetError
 from ..windows import Window
-from .operation import Merge, Operation, Shape, axis_of
+from .operation import Count, Merge, Operation, Shape, axis_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +117,31 @@ class InnerProduct(Operation):
 
     def may_merge(self, what: Merge, rank: Callable[[], int]) -> bool:
         return what != Merge.CHANNELS or self.axis == 1
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul(Operation):
+    """Two activations multiplied as matrices, (..., m, k) by (..., k, n), each of which may be held transposed; what is in
+    front of the matrices is alike. OpenCV has it; `passes.products` composes it for the others."""
+
+    is_first_transposed: bool = False
+    is_second_transposed: bool = False
+    bottoms: ClassVar[Count] = (2, 2)
+
+    def sizes(self, bottoms: Sequence[Shape]) -> tuple[int, int, int, int]:
+        """How many products there are, and m, k and n of each."""
+        first, second = bottoms
+        if len(first) < 2 or len(first) != len(second) or first[:-2] != second[:-2]:
+            raise NetError(f"multiplies {list(first)} by {list(second)}: what is in front of the matrices differs")
+        rows, inner = first[-2:][:: -1 if self.is_first_transposed else 1]
+        same, columns = second[-2:][:: -1 if self.is_second_transposed else 1]
+        if inner != same:
+            raise NetError(f"multiplies matrices of {rows} x {inner} by such of {same} x {columns}")
+        return prod(first[:-2]), rows, inner, columns
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        _, rows, _, columns = self.sizes(bottoms)
+        return ((*bottoms[0][:-2], rows, columns),)
+
+    def multiply_adds(self, bottoms: Sequence[Shape], blobs: Sequence[Shape]) -> int:
+        return prod(self.sizes(bottoms))

@@ -5,7 +5,7 @@ What is imported from here is what a file of the user's own operators is written
 
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
-from . import activations, arithmetic, convolutions, normalizations, poolings, reductions, resizing, shapes
+from . import activations, arithmetic, convolutions, normalizations, poolings, products, reductions, resizing, shapes
 from .registry import operator
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "normalizations",
     "operator",
     "poolings",
+    "products",
     "reductions",
     "resizing",
     "shapes",

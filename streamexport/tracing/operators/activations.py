@@ -189,7 +189,7 @@ def _hardswish(scope: Scope, x: Operand) -> Value:
 
 
 @operator("softmax.int", "_softmax")
-def _softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
+def softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     given = arrange(scope, x, [dim])
     whole = scope.reshaped(given.value, given.value.shape)
     return given.back(scope.layer(Softmax(given.axis(dim)), [whole]))

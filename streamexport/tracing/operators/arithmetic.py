@@ -21,7 +21,7 @@ from .shapes import activations, broadcast
 
 
 @operator("add.Tensor", "add.Scalar")
-def _add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
+def add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
     x, other = _numbers(x, other)
     if isinstance(x, Value) and isinstance(other, Value):
         return combined(scope, "SUM", x, other, (1.0, float(alpha)) if alpha != 1 else ())
@@ -35,12 +35,12 @@ def _add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
 
 @operator("sub.Tensor", "sub.Scalar")
 def _sub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
-    return _add(scope, x, other, -alpha)
+    return add(scope, x, other, -alpha)
 
 
 @operator("rsub.Tensor", "rsub.Scalar")
 def _rsub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
-    return _add(scope, other, x, -alpha)
+    return add(scope, other, x, -alpha)
 
 
 @operator("mul.Tensor", "mul.Scalar")

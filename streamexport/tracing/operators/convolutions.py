@@ -1,4 +1,4 @@
-"""Convolutions, transposed convolutions, and products with matrices of weights."""
+"""Convolutions, transposed convolutions, and linear layers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _conv_transpose(
 
 
 @operator("linear")
-def _linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = None) -> Value:
+def linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = None) -> Value:
     """The last dimension times a matrix: where the blob has others behind it, a 1x1 convolution."""
     kernel, held = scope.blob(weight), _bias(scope, bias)
     given = arrange(scope, x, [-1])
@@ -84,34 +84,6 @@ def _linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = No
     vectors = scope.reshaped(given.value, shape, "flatten")
     blobs = (kernel,) if held is None else (kernel, held)
     return given.back(scope.layer(InnerProduct(kernel.shape[0], held is not None, axis), [vectors], blobs))
-
-
-@operator("addmm")
-def _addmm(scope: Scope, x: Operand, mat1: Operand, mat2: Operand, *, beta: float = 1, alpha: float = 1) -> Value:
-    """x + mat1 @ mat2, where x is a bias."""
-    if (beta, alpha) != (1, 1):
-        raise UnsupportedError(f"multiplies its summands, by {beta} and {alpha}")
-    weight = _transposed(mat2)
-    if not isinstance(x, Constant) or x.shape != weight.shape[:1]:
-        raise UnsupportedError("adds what is no bias", "add it by itself")
-    return _linear(scope, mat1, weight, x)
-
-
-@operator("mm")
-def _mm(scope: Scope, x: Operand, mat2: Operand) -> Value:
-    return _linear(scope, x, _transposed(mat2))
-
-
-@operator("matmul")
-def _matmul(scope: Scope, x: Operand, other: Operand) -> Value:
-    return _linear(scope, x, _transposed(other))
-
-
-def _transposed(weight: Operand) -> Constant:
-    if not isinstance(weight, Constant) or len(weight.shape) != 2:
-        raise UnsupportedError("multiplies matrices that both depend on the input", "Caffe multiplies by weights only")
-    rows, columns = weight.shape
-    return weight.mapped((columns, rows), lambda values: values.t())
 
 
 def _of_rank(image: Value, rank: int) -> Value:

@@ -1,0 +1,204 @@
+"""Small modules that multiply activations by activations, and a small vision transformer. See `traced_modules.build`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+Shape = tuple[int, ...]
+
+
+class Attention(nn.Module):
+    """Self-attention over tokens, queries, keys and values from one linear layer, cut up in one of the usual ways."""
+
+    def __init__(self, width: int, heads: int, how: str = "unbind", **options: object) -> None:
+        super().__init__()
+        self.heads, self.how, self.options = heads, how, options
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        heads, qkv = self.heads, self.qkv(x)
+        if self.how in ("unbind", "select"):
+            turned = qkv.view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = turned.unbind(0) if self.how == "unbind" else (turned[0], turned[1], turned[2])
+        else:
+            parts = qkv.split(width, 2) if self.how == "split" else qkv.chunk(3, -1)
+            q, k, v = (part.view(batch, count, heads, -1).transpose(1, 2) for part in parts)
+        if self.how == "chunk":  # by hand
+            shares = (q @ k.transpose(-2, -1) * (width // heads) ** -0.5).softmax(-1)
+            made = shares @ v
+        else:
+            made = F.scaled_dot_product_attention(q, k, v, **self.options)  # type: ignore[arg-type]
+        return self.out(made.transpose(1, 2).reshape(batch, count, width))
+
+
+class Masked(nn.Module):
+    """Masks of every shape: added and boolean, for all heads and for each, from a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.bias = nn.Parameter(torch.randn(2, 6, 6))
+        self.register_buffer("hidden", torch.rand(6, 6).fill_diagonal_(1) > 0.5)
+        infinite = torch.zeros(1, 1, 6, 6)
+        infinite[..., 4:] = -torch.inf
+        self.register_buffer("padding", infinite)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.linear(x).view(len(x), 6, 2, 4).transpose(1, 2)
+        masks = (self.bias, self.hidden, self.padding)
+        made = [F.scaled_dot_product_attention(q, q.tanh(), q, attn_mask=mask, scale=0.75) for mask in masks]
+        return torch.cat(made, -1)
+
+
+class Grouped(nn.Module):
+    """Four heads of queries, two of keys and values; other tokens give the keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.kv = nn.Linear(8, 16), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x[:, :4], x[:, 4:]
+        q = self.q(first).view(len(x), 4, 4, 4).transpose(1, 2)
+        k, v = self.kv(second).view(len(x), -1, 2, 2, 4).permute(2, 0, 3, 1, 4)
+        made = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return made.transpose(1, 2).flatten(2)
+
+
+class MultiHead(nn.Module):
+    def __init__(self, needs_weights: bool, **options: object) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, **options)  # type: ignore[arg-type]
+        self.needs_weights = needs_weights
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        made, weights = self.attention(x, x * 0.5, x.tanh(), need_weights=self.needs_weights)
+        return (made, weights) if self.needs_weights else (made,)
+
+
+class Encoder(nn.Module):
+    """torch's own transformer layer, with a causal mask."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(6))
+        return made
+
+
+class Matrices(nn.Module):
+    """Products of activations of ranks 2 to 4, of each in all ways to hold its factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.matrix, self.several = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.randn(3, 4, 6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.linear(x)  # (2, 3, 6, 4)
+        y, t = x.tanh() + 0.25, x.transpose(2, 3)
+        first, second = x[:, 0], y[:, 1]
+        return (
+            x @ y.transpose(2, 3),
+            t @ y,
+            t @ y.transpose(2, 3).transpose(2, 3),
+            t @ t.tanh().transpose(2, 3),
+            (x.relu() @ t)[:, 1:],
+            torch.bmm(first, second.transpose(1, 2)),
+            torch.baddbmm(first @ first.mT, first, second.mT, beta=0.5, alpha=2),
+            self.matrix @ x,
+            self.several @ y,
+            x @ self.several.mT.transpose(1, 2),
+            x @ first[:, None].mT,
+            x @ second[:, 0, :, None, None].mT.mT.squeeze(-1)[:, None],
+        )
+
+
+class Vectors(nn.Module):
+    """Of rank 2 and 1, and what is broadcast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.row = nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.linear(x)  # (6, 4)
+        v = x[:, 0]
+        return x @ x.T, x.T @ x, torch.mm(x, x.T) @ v, torch.matmul(v, x), x @ self.row, torch.addmm(x, x @ x.T, x)
+
+
+class Einsum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.weight = nn.Linear(4, 4), nn.Parameter(torch.randn(4, 3, 5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.linear(x)  # (2, 3, 6, 4)
+        y = x.sigmoid()
+        return (
+            torch.einsum("bhqd,bhkd->bhqk", x, y),
+            torch.einsum("bqhd,bkhd->bhqk", x.transpose(1, 2), y.transpose(1, 2)),
+            torch.einsum("bhqk,bkhd->bqhd", x @ y.mT, y.transpose(1, 2)),
+            torch.einsum("bhnd,bhne->bde", x, y),
+            torch.einsum("...nd,...md", x, y),
+            torch.einsum("bhnd,dce->bhnce", x, self.weight),
+            torch.einsum("bhnd,bhmd,bhme->bhne", x, y, x),
+        )
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        made: Tensor = x + self.mlp(self.norm2(x))
+        return made
+
+
+class SmallViT(nn.Module):
+    """Patches, a class token, position embeddings, blocks, and a head on the class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 4, 4)
+        self.token, self.position = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(1, 17, 12) / 4)
+        self.blocks = nn.Sequential(Block(12, 3), Block(12, 3))
+        self.norm, self.head = nn.LayerNorm(12, eps=1e-6), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.token.expand(len(x), -1, -1), tokens), 1) + self.position
+        made: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
+        return made
+
+
+PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "attention, unbind": (lambda: Attention(8, 2), (1, 6, 8)),
+    "attention, select": (lambda: Attention(12, 4, "select"), (2, 5, 12)),
+    "attention, split, causal": (lambda: Attention(6, 1, "split", is_causal=True), (3, 7, 6)),
+    "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
+    "masks": (Masked, (2, 6, 8)),
+    "grouped queries": (Grouped, (2, 9, 8)),
+    "multi-head": (lambda: MultiHead(False, batch_first=True), (2, 6, 8)),
+    "multi-head, tokens first": (lambda: MultiHead(False), (6, 2, 8)),
+    "multi-head, weights": (lambda: MultiHead(True, batch_first=True), (1, 6, 8)),
+    "encoder": (Encoder, (1, 6, 8)),
+    "encoder, norm first": (lambda: Encoder(norm_first=True, activation="gelu"), (1, 6, 8)),
+    "matrices": (Matrices, (2, 3, 6, 4)),
+    "vectors": (Vectors, (6, 4)),
+    "einsum": (Einsum, (2, 3, 6, 4)),
+    "small vit": (SmallViT, (1, 3, 16, 16)),
+    "small vit, batch": (SmallViT, (2, 3, 16, 16)),
+}
