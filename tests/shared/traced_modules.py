@@ -372,6 +372,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pad alone": module(lambda: nn.ZeroPad2d((2, 0, 1, 3))),
     "pad, then pool": module(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.MaxPool2d(2))),
     "pad channels": fn(lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
+    "pad with a number": fn(lambda x: F.pad(x, (1, 0, 2, 1), value=-1.5) + F.pad(x, (1, 0, 2, 1), value=2).relu()),
+    "pad by less than nothing": fn(
+        lambda x: F.pad(x, (-1, 2, 0, -3)) * F.pad(F.pad(x, (-1, 0)), (2, 0, -3, 0, 0, 0), value=0.5)
+    ),
+    "pad circular": module(lambda: nn.CircularPad2d((2, 1, 0, 3))),
     "pad reflection": module(lambda: nn.ReflectionPad2d((2, 1, 3, 0))),
     "pad replication": module(lambda: nn.ReplicationPad2d((2, 1, 0, 3))),
     "transposed": transposed(3, stride=2, padding=1),
@@ -411,6 +416,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "adaptive average, larger": module(lambda: nn.AdaptiveAvgPool2d((9, 14))),
     "adaptive average of a sequence": lambda: nn.Sequential(nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(4)),
     "max pool, indices unused": fn(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+    "average pool, another divisor": fn(lambda x: F.avg_pool2d(x, (2, 3), 2, 1, divisor_override=5)),
+    "pooled sequences": fn(
+        lambda x: (
+            F.max_pool1d(x.flatten(2), 3, 2, 1) + F.avg_pool1d(x.flatten(2), 3, 2, 1) * F.max_pool1d(x.flatten(2), 2)
+        )
+    ),
     "adaptive max": module(lambda: nn.AdaptiveMaxPool2d(1)),
     "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
     "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
@@ -463,6 +474,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pixels cut": fn(_cut_pixels),
     "split": fn(lambda x: torch.cat([part.relu() if n % 2 else part for n, part in enumerate(x.split(3, 2))], 1)),
     "flip": fn(lambda x: x.flip(1) + x.flip((2, 3)).relu() + x.flatten(2).flip(-1).view_as(x)),
+    "roll": fn(lambda x: x.roll((1, -2), (2, 3)) + x.roll(-1, 1).relu()),
+    "repeat": fn(lambda x: x.repeat(1, 2, 1, 3).relu() + x.repeat(1, 2, 1, 3)),
+    "index": fn(lambda x: x[:, [2, 0, 1, 3, 3]] * x.index_select(1, torch.tensor([0, 1, 2, 3, 0])) + x[:, -1:]),
+    "index of pixels": fn(lambda x: x[:, :, :, [0, 3, 6, -1]].relu()),
     "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
     "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),
     "squeeze": fn(lambda x: x.mean(3, keepdim=True).squeeze(-1).unsqueeze(2).relu()),
@@ -471,6 +486,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "nearest, by a factor": fn(lambda x: F.interpolate(x, scale_factor=3.05)),
     "bilinear": fn(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")),
     "bilinear, aligned": fn(lambda x: F.interpolate(x, size=(20, 25), mode="bilinear", align_corners=True)),
+    "nearest, exact": fn(lambda x: F.interpolate(x, size=(13, 7), mode="nearest-exact")),
+    "linear": fn(lambda x: F.interpolate(x.flatten(2), scale_factor=0.3, mode="linear")),
+    "bicubic": fn(lambda x: F.interpolate(x, size=(13, 7), mode="bicubic")),
+    "bicubic, aligned": fn(lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic", align_corners=True)),
+    "bilinear, antialiased": fn(lambda x: F.interpolate(x, size=(4, 15), mode="bilinear", antialias=True)),
+    "bicubic, antialiased": fn(lambda x: F.interpolate(x, scale_factor=0.6, mode="bicubic", antialias=True)),
     "bilinear, smaller": fn(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear")),
     # whole structures
     "behind groups": BehindGroups,

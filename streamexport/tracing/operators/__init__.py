@@ -5,7 +5,18 @@ What is imported from here is what a file of the user's own operators is written
 
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
-from . import activations, arithmetic, convolutions, normalizations, poolings, products, reductions, resizing, shapes
+from . import (
+    activations,
+    arithmetic,
+    convolutions,
+    indexing,
+    normalizations,
+    poolings,
+    products,
+    reductions,
+    resizing,
+    shapes,
+)
 from .registry import operator
 
 __all__ = [
@@ -18,6 +29,7 @@ __all__ = [
     "activations",
     "arithmetic",
     "convolutions",
+    "indexing",
     "normalizations",
     "operator",
     "poolings",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from math import prod
 
 from ...net.operations import Pooling
 from ...net.windows import Window, pair
@@ -63,16 +63,54 @@ def _avg_pool(
 ) -> Value:
     image, window = node.image(x), (pair(kernel_size), pair(stride or kernel_size), pair(padding))
     if divisor_override is not None:
-        raise UnsupportedError("divides by another number than the window's")
+        if ceil_mode:
+            raise UnsupportedError("rounds up sizes, and divides by another number than the windows'")
+        pooled = _pool(node, image, node.shape, "AVE", *window, ceil_mode)
+        return node.power(pooled, scale=prod(window[0]) / divisor_override, part="divisor")
     if any(window[2]) and not count_include_pad:
         lists = zip(image.blob[2:], node.shape[2:], *window, strict=True)
         return resized(node, image, *(_averages(*axis) for axis in lists))
     return _pool(node, image, node.shape, "AVE", *window, ceil_mode)
 
 
-@operator("max_pool1d", "avg_pool1d")
-def _pool1d(scope: Scope, x: Operand, *_: Any, **__: Any) -> Value:
-    raise UnsupportedError("pools sequences", "write them as images of height 1")
+@operator("max_pool1d")
+def _max_pool1d(
+    node: Node,
+    x: Operand,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Value:
+    if set(dilation) != {1}:
+        raise UnsupportedError("pools with dilation")
+    return _pool_sequence(node, x, "MAX", kernel_size[0], (*stride, kernel_size[0])[0], padding[0], ceil_mode)
+
+
+@operator("avg_pool1d")
+def _avg_pool1d(
+    node: Node,
+    x: Operand,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Value:
+    if padding[0] and not count_include_pad:
+        raise UnsupportedError("leaves padding out of the means of a sequence", "write it as an image of height 1")
+    return _pool_sequence(node, x, "AVE", kernel_size[0], (*stride, kernel_size[0])[0], padding[0], ceil_mode)
+
+
+def _pool_sequence(node: Node, x: Operand, method: str, kernel: int, stride: int, pad: int, ceil_mode: bool) -> Value:
+    """A sequence is an image one pixel high."""
+    x = node.activation(x)
+    batch, channels, length = (1,) * (3 - len(x.shape)) + x.shape
+    image = node.reshaped(x, (batch, channels, 1, length))
+    shape = (batch, channels, 1, node.shape[-1])
+    pooled = _pool(node, image, shape, method, (1, kernel), (1, stride), (0, pad), ceil_mode)
+    return replace(pooled, view=View.of(node.shape))
 
 
 def _pool(

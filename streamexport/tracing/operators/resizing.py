@@ -1,42 +1,68 @@
-"""Images of another size or order: padding, resizing, flips, pixels that become channels and back."""
+"""Images of another size: padding, resizing, pixels that become channels and back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import floor, prod
+from functools import partial
+from math import floor
+from operator import mod
+from typing import TYPE_CHECKING
 
 from ...net import kernels
 from ...net.graph import Blob
 from ...net.operations import InnerProduct
 from ...net.windows import Axis, Window
-from ..arranged import arrange
 from ..node import Node, Scope
-from ..operands import Operand, UnsupportedError, Value
-from ..views import View
+from ..operands import Constant, Operand, UnsupportedError, Value
+from ..views import Shape, View
+from .arithmetic import add
 from .registry import operator
-from .shapes import enlarged
+from .shapes import enlarged, sliced
+
+if TYPE_CHECKING:
+    import torch
 
 Matrix = list[list[float]]
 
 
 @operator("pad")
 def _pad(scope: Scope, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
-    if mode == "constant":
-        return _padded_with_zeros(scope, x, pad, value or 0)
-    if mode not in ("reflect", "replicate"):
-        raise UnsupportedError(f"pads in mode {mode}")
-    return _padded_with_pixels(scope, x, pad, is_mirrored=mode == "reflect")
+    if mode != "constant":
+        return _padded_with_pixels(scope, x, pad, _BESIDE[mode])
+    if min(pad) < 0:
+        x, pad = _cut(scope, scope.activation(x), pad), [max(0, size) for size in pad]
+    padded = _padded_with_zeros(scope, x, pad)
+    return add(scope, padded, _around(padded.shape, pad, value)) if value else padded
 
 
-def _padded_with_zeros(scope: Scope, x: Operand, pad: Sequence[int], value: float) -> Value:
+def _cut(scope: Scope, x: Value, pad: Sequence[int]) -> Value:
+    """What is left where less than nothing stands around it."""
+    for dim, (low, high) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
+        start, stop = max(0, -low), x.shape[-dim] + min(0, high)
+        if (start, stop) != (0, x.shape[-dim]):
+            x = sliced(scope, x, len(x.shape) - dim, start, stop, 1)
+    return x
+
+
+def _around(shape: Shape, pad: Sequence[int], value: float) -> Constant:
+    """A number around zeros, to be added to what has zeros around it."""
+
+    def compute() -> torch.Tensor:
+        import torch
+
+        within = [size - low - high for size, low, high in zip(shape[::-1], pad[::2], pad[1::2], strict=False)]
+        whole = shape[len(shape) - len(within) :]
+        zeros = torch.zeros(within[::-1])
+        return torch.nn.functional.pad(zeros, [*pad], value=value).reshape(whole)
+
+    return Constant(shape[len(shape) - len(pad) // 2 :], (), None, compute)
+
+
+def _padded_with_zeros(scope: Scope, x: Operand, pad: Sequence[int]) -> Value:
     """Zeros around an image are left to the convolution that follows."""
-    if value:
-        raise UnsupportedError(f"pads with {value}", "Caffe pads with zeros")
     if not isinstance(x, Value):
         raise UnsupportedError("takes a constant where only activations can be")
-    if min(pad) < 0:  # what it cuts off would be there again after the next padding
-        raise UnsupportedError("pads by a negative number", "slice instead")
     if any(pad[4:]):
         return _padded_channels(scope, x, pad)
     left, right, above, below = (*pad[:4], 0, 0)[:4]
@@ -46,16 +72,25 @@ def _padded_with_zeros(scope: Scope, x: Operand, pad: Sequence[int], value: floa
     return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
 
 
-def _padded_with_pixels(scope: Scope, x: Operand, pad: Sequence[int], is_mirrored: bool) -> Value:
+def _mirrored(place: int, size: int) -> int:
+    return abs(place) if place < size else 2 * (size - 1) - place
+
+
+def _nearest_inside(place: int, size: int) -> int:
+    return min(max(place, 0), size - 1)
+
+
+_BESIDE = {"reflect": _mirrored, "replicate": _nearest_inside, "circular": mod}
+"""Which pixel stands at a place outside of the image, by mode."""
+
+
+def _padded_with_pixels(scope: Scope, x: Operand, pad: Sequence[int], beside: Callable[[int, int], int]) -> Value:
     """Pixels of the image stand around it, each picked by a row of a matrix."""
     image = scope.image(x)
     left, right, above, below = (*pad, 0, 0)[:4]
     matrices = []
     for size, before, after in zip(image.blob[2:], (above, left), (below, right), strict=True):
-        places: Sequence[int] = range(-before, size + after)
-        if is_mirrored:
-            places = [abs(place) if place < size else 2 * (size - 1) - place for place in places]
-        picked = [min(max(place, 0), size - 1) for place in places]
+        picked = [beside(place, size) for place in range(-before, size + after)]
         matrices.append(None if picked == list(range(size)) else _picking(picked, size))
     return resized(scope, image, *matrices)
 
@@ -149,28 +184,65 @@ def _upsample_bilinear(
     return resized(node, image, *(_linear(n, m, align_corners, s) for n, m, s in lists))
 
 
-@operator("flip")
-def _flip(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
-    x = scope.activation(x)
-    for dim in dims:
-        x = picked(scope, x, dim % len(x.shape), range(x.shape[dim])[::-1])
-    return x
+@operator("upsample_linear1d.vec")
+def _upsample_linear_by(
+    node: Node,
+    x: Operand,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Value:
+    return _upsample_linear(node, x, output_size, align_corners, *(scale_factors or ()))
 
 
-def picked(scope: Scope, x: Value, dim: int, places: Sequence[int]) -> Value:
-    """Elements at these places of a dimension, one after the other: rows of a matrix that the dimension is multiplied by."""
-    if list(places) == list(range(x.shape[dim])):
-        return x
-    given = arrange(scope, x, [dim])
-    x, axis = given.value, given.axis(dim)
-    size, behind = x.shape[axis], prod(x.shape[axis + 1 :])
-    if not axis:
-        raise UnsupportedError("picks from the batch")
-    shape = (*x.shape[:axis], len(places), *x.shape[axis + 1 :])
-    rest = x.shape[2:] if axis == 1 and len(x.shape) == 4 else (1, behind)
-    columns = scope.reshaped(x, (prod(x.shape[:axis]), size, *rest), "columns")
-    made = scope.pointwise_convolution(columns, kernels.selected((len(places), size), places))
-    return given.back(replace(scope.reshaped(made, shape, "back"), view=View.of(shape)))
+@operator("upsample_linear1d")
+def _upsample_linear(
+    node: Node, x: Operand, output_size: Sequence[int] | None, align_corners: bool, scales: float | None = None
+) -> Value:
+    x = node.activation(x)
+    batch, channels, length = x.shape
+    image = node.reshaped(x, (batch, channels, 1, length))
+    made = resized(node, image, None, _linear(length, node.shape[2], align_corners, scales))
+    return replace(made, view=View.of(node.shape))
+
+
+@operator("_upsample_nearest_exact2d.vec")
+def _upsample_nearest_exact_by(
+    node: Node, x: Operand, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None
+) -> Value:
+    return _upsample_nearest_exact(node, x, output_size, *(scale_factors or ()))
+
+
+@operator("_upsample_nearest_exact2d")
+def _upsample_nearest_exact(
+    node: Node,
+    x: Operand,
+    output_size: Sequence[int] | None,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:
+    image = node.image(x)
+    lists = zip(image.blob[2:], node.shape[2:], (scales_h, scales_w), strict=True)
+    places = [_nearest(n, m, s, 0.5) for n, m, s in lists]
+    sizes = zip(places, image.blob[2:], strict=True)
+    return resized(node, image, *(None if picked == [*range(n)] else _picking(picked, n) for picked, n in sizes))
+
+
+def _smooth(matrix: Callable[[int, int, bool, float | None], Matrix]) -> Callable[..., Value]:
+    """An operator that resizes by a matrix for rows and one for columns."""
+
+    def upsample(
+        node: Node,
+        x: Operand,
+        output_size: Sequence[int] | None,
+        align_corners: bool,
+        scale_factors: Sequence[float] | None,
+    ) -> Value:
+        image = node.image(x)
+        lists = zip(image.blob[2:], node.shape[2:], scale_factors or (None, None), strict=True)
+        return resized(node, image, *(matrix(n, m, align_corners, factor) for n, m, factor in lists))
+
+    return upsample
 
 
 def resized(scope: Scope, x: Value, rows: Matrix | None, columns: Matrix | None) -> Value:
@@ -192,12 +264,14 @@ def resized(scope: Scope, x: Value, rows: Matrix | None, columns: Matrix | None)
     return x
 
 
-def _nearest(size: int, wanted: int, factor: float | None) -> list[int]:
+def _nearest(size: int, wanted: int, factor: float | None, middle: float = 0) -> list[int]:
     """Which pixel each one is taken from, computed in float32 as torch does."""
     import numpy as np
 
     step = np.float32(1 / factor) if factor else np.float32(size) / np.float32(wanted)
-    picked = [min(floor(np.float32(place) * step), size - 1) for place in range(wanted)]
+    picked = [min(floor(np.float32(place + middle) * step), size - 1) for place in range(wanted)]
+    if middle:
+        return picked
     # Of the same or twice the size, small images are repeated whatever the factor, large ones are not.
     if wanted in (size, 2 * size) and picked != [place * size // wanted for place in range(wanted)]:
         raise UnsupportedError(f"resizes {size} by {factor}, which torch does in two ways", "give it the size instead")
@@ -226,3 +300,52 @@ def _linear(size: int, wanted: int, align_corners: bool, factor: float | None) -
         row[min(first + 1, size - 1)] += share
         matrix.append(row)
     return matrix
+
+
+def _cubic(size: int, wanted: int, align_corners: bool, factor: float | None) -> Matrix:
+    """Four neighbours of each place, by Keys' cubic; those outside are the pixel at the edge."""
+    step = (size - 1) / max(wanted - 1, 1) if align_corners else 1 / factor if factor else size / wanted
+    matrix = []
+    for place in range(wanted):
+        at = place * step if align_corners else (place + 0.5) * step - 0.5
+        row = [0.0] * size
+        for neighbour in range(floor(at) - 1, floor(at) + 3):
+            row[_nearest_inside(neighbour, size)] += _keys(at - neighbour, -0.75)
+        matrix.append(row)
+    return matrix
+
+
+def _keys(distance: float, a: float) -> float:
+    """Keys' cubic convolution kernel."""
+    x = abs(distance)
+    if x <= 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
+
+
+def _tent(distance: float) -> float:
+    return max(0.0, 1 - abs(distance))
+
+
+def _antialiased(reach: int, kernel: Callable[[float], float]) -> Callable[[int, int, bool, float | None], Matrix]:
+    """A kernel that reaches so far, as much wider as the image becomes smaller; its weights add up to 1."""
+
+    def matrix(size: int, wanted: int, align_corners: bool, factor: float | None) -> Matrix:
+        step = (size - 1) / max(wanted - 1, 1) if align_corners else 1 / factor if factor else size / wanted
+        width = max(step, 1.0)
+        made = []
+        for place in range(wanted):
+            middle = step * (place + 0.5)
+            first = max(int(middle - reach * width + 0.5), 0)
+            last = min(int(middle + reach * width + 0.5), size)
+            weights = [kernel((at - middle + 0.5) / width) for at in range(first, last)]
+            row = [weight / sum(weights) for weight in weights]
+            made.append([*[0.0] * first, *row, *[0.0] * (size - last)])
+        return made
+
+    return matrix
+
+
+operator("upsample_bicubic2d.vec")(_smooth(_cubic))
+operator("_upsample_bilinear2d_aa.vec")(_smooth(_antialiased(1, _tent)))
+operator("_upsample_bicubic2d_aa.vec")(_smooth(_antialiased(2, partial(_keys, a=-0.5))))

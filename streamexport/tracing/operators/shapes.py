@@ -203,7 +203,7 @@ def _split(node: Node, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     if len(node.used) == len(sizes):
         return [*_cut(node, x, axis, sizes)]
     return [
-        _sliced(node, x, axis, stop - size, stop, 1) if index in node.used else None
+        sliced(node, x, axis, stop - size, stop, 1) if index in node.used else None
         for index, (stop, size) in enumerate(zip(accumulate(sizes), sizes, strict=True))
     ]
 
@@ -228,7 +228,7 @@ def _unbind(node: Node, x: Operand, dim: int = 0) -> list[Value | None]:
     x = node.activation(x)
     axis = dim % len(x.shape)
     return [
-        _dropped(_sliced(node, x, axis, index, index + 1, 1), axis) if index in node.used else None
+        _dropped(sliced(node, x, axis, index, index + 1, 1), axis) if index in node.used else None
         for index in range(x.shape[axis])
     ]
 
@@ -240,7 +240,7 @@ def _slice(
     x = scope.activation(x)
     axis = dim % len(x.shape)
     first, last, _ = slice(start, end).indices(x.shape[axis])
-    return _sliced(scope, x, axis, first, last, step)
+    return sliced(scope, x, axis, first, last, step)
 
 
 @operator("select.int")
@@ -248,7 +248,7 @@ def _select(scope: Scope, x: Operand, dim: int, index: int) -> Value:
     x = scope.activation(x)
     axis = dim % len(x.shape)
     at = index % x.shape[axis]
-    return _dropped(_sliced(scope, x, axis, at, at + 1, 1), axis)
+    return _dropped(sliced(scope, x, axis, at, at + 1, 1), axis)
 
 
 @operator("slice_scatter")
@@ -272,13 +272,13 @@ def _slice_scatter(
         return written
     parts = [written]
     if first:
-        parts.insert(0, _sliced(scope, x, axis, 0, first, 1))
+        parts.insert(0, sliced(scope, x, axis, 0, first, 1))
     if last < size:
-        parts.append(_sliced(scope, x, axis, last, size, 1))
+        parts.append(sliced(scope, x, axis, last, size, 1))
     return _cat(scope, parts, axis)
 
 
-def _sliced(scope: Scope, x: Value, dim: int, first: int, last: int, step: int) -> Value:
+def sliced(scope: Scope, x: Value, dim: int, first: int, last: int, step: int) -> Value:
     """Part of one dimension."""
     if len(range(first, last, step)) == x.shape[dim]:
         return x
