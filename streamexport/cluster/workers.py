@@ -123,18 +123,24 @@ class Workers(Mover):
             while True:
                 if time.monotonic() - looked > LOOKED:
                     ahead, looked = AHEAD * max(1, _count(self.client)), time.monotonic()
-                for part in islice(left, max(0, ahead - len(asked))):
+                if len(asked) <= ahead // 2 and (
+                    batch := [*islice(left, ahead - len(asked))]
+                ):  # several cost little more
                     with _speaking_of_dask():
-                        future = self.client.submit(task, shared, __version__, *part, pure=False)
-                    asked.add(future)
-                    future.add_done_callback(done.put)
+                        repeated = ([one] * len(batch) for one in (shared, __version__))
+                        futures = self.client.map(task, *repeated, *zip(*batch, strict=True), pure=False)
+                    asked |= {*futures}
+                    for future in futures:
+                        future.add_done_callback(done.put)
                 if not asked:
                     return
-                future = self._next(done)
-                asked.discard(future)
+                ready = [self._next(done)]
+                while not done.empty():
+                    ready.append(done.get())
+                asked -= {*ready}
                 with _speaking_of_dask():
-                    result = future.result()
-                yield result
+                    results = self.client.gather(ready)
+                yield from results
         finally:
             self.client.cancel([shared, *asked])
 
