@@ -11,9 +11,8 @@ import os
 from .._version import __version__
 from ..errors import ClusterError
 from ..payload.pieces import Layout
-from ..transfer import moving
+from ..transfer import moving, s3
 from ..transfer.staging import speaking_of
-from . import s3
 
 
 def itself(layout: Layout) -> Layout:

@@ -22,11 +22,11 @@ from .._version import __version__
 from ..errors import ClusterError, OutputError, reason
 from ..payload.pieces import Layout, Source
 from ..sources.stores import Place
-from ..transfer import movers, moving
+from ..transfer import movers, moving, s3
 from ..transfer.movers import HERE, Mover
 from ..transfer.moving import Progress
 from ..transfer.staging import Staged
-from . import s3, tasks
+from . import tasks
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping

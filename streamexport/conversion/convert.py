@@ -19,7 +19,7 @@ from ..transfer.movers import HERE, Mover
 from ..transfer.moving import Progress
 from .options import DEFAULTS, Options
 from .plan import Plan, described, plan
-from .targets import Special, Target
+from .targets import Special, Stored, Target
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -94,6 +94,10 @@ def files_of(made: Plan, prototxt: Path | None) -> tuple[list[File], File | None
 
 def _mover(dask: str | Client | None, target: Target, resume: bool) -> AbstractContextManager[Mover]:
     """Who moves the bytes. OutputError where only this process can."""
+    if dask is None and resume and isinstance(target, Stored):
+        from ..transfer.continuing import Continuing
+
+        return nullcontext(Continuing())
     if dask is None:
         return nullcontext(HERE)
     if isinstance(target, Special) or resume:

@@ -127,7 +127,7 @@ def publish(
             source.check()
         with uploaded(objects, sources, force, mover, progress):
             _appear(staged, directories, obsolete)
-        return tuple(f"{output.path}: {output.remark}" for output in staged if output.remark)
+        return (*(f"{output.path}: {output.remark}" for output in staged if output.remark), *mover.remarks)
     except (SourceChangedError, DigestError):
         for output in staged:
             output.discard()

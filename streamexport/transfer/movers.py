@@ -7,7 +7,7 @@ What is moved where, in which order it appears, and what becomes of it after an 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from ..errors import OutputError
@@ -36,9 +36,11 @@ class Mover(ABC):
     Attributes
     ----------
     by_name : whether a file in the making needs a name, because others open it
+    remarks : what became of what an earlier run had begun
     """
 
     by_name = False
+    remarks: Sequence[str] = ()
 
     @abstractmethod
     def write(

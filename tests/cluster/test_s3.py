@@ -11,10 +11,10 @@ import pytest
 
 import streamexport
 from streamexport import Extent, File, Layout, Literal
-from streamexport.cluster import s3 as uploads
 from streamexport.cluster import workers
 from streamexport.errors import ClusterError, OutputError, SourceChangedError
 from streamexport.sources import open_source
+from streamexport.transfer import s3 as uploads
 from streamexport.transfer.files import publish
 from tests.cluster.pieces import Deadly
 

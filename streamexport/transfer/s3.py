@@ -1,4 +1,4 @@
-"""Multipart uploads to S3 whose parts come from several processes, by boto3: obstore sends no part by itself."""
+"""Multipart uploads to S3 part by part, from several processes or runs. By boto3: obstore sends none by itself."""
 
 from __future__ import annotations
 
@@ -56,6 +56,20 @@ def begin(place: Place) -> Upload:
     with speaking_of(place.name):
         made = _client().create_multipart_upload(Bucket=bucket, Key=place.key)
     return Upload(place.name, bucket, place.key, made["UploadId"])
+
+
+def unfinished(place: Place) -> tuple[Upload, dict[int, Sent]] | None:
+    """The latest upload of an object that was begun and not completed, and its parts; None where there is none."""
+    bucket = urlsplit(place.name).netloc
+    with speaking_of(place.name):
+        pages = _client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=place.key)
+        found = [made for page in pages for made in page.get("Uploads", []) if made["Key"] == place.key]
+        if not found:
+            return None
+        upload = Upload(place.name, bucket, place.key, max(found, key=lambda made: made["Initiated"])["UploadId"])
+        listed = _client().get_paginator("list_parts").paginate(**upload.words)
+        parts = [part for page in listed for part in page.get("Parts", [])]
+    return upload, {part["PartNumber"]: Sent(part["PartNumber"], part["Size"], part["ETag"]) for part in parts}
 
 
 def send(part: Part, data: bytearray) -> Sent:
