@@ -175,7 +175,8 @@ def said(error: Exception, name: str) -> tuple[str, str | None]:
         if re.search(clue, text):
             return what, advice(name) if callable(advice) else advice
     if status := re.search(r"status code: (\d{3}[A-Za-z ]*)", text):
-        return f"the server answers {status[1].strip()}", _ADVICE.get(status[1][:3])
+        is_denied = status[1][:3] in ("401", "403") and not name.startswith("http")
+        return f"the server answers {status[1].strip()}", _DENIED if is_denied else _ADVICE.get(status[1][:3])
     first = text.split("\n\nDebug source")[0].splitlines()[0]
     return f"cannot be had: {first.rpartition(' - ')[2].removeprefix('HTTP error: ')}", None
 
@@ -216,6 +217,7 @@ def _credentials(name: str) -> str:
 
 
 _EXPIRED = "it may have expired, or need credentials: ask for a new link"
+_DENIED = "look at the credentials in the environment, and at what they are allowed"
 _ADVICE = {
     "401": _EXPIRED,
     "403": _EXPIRED,

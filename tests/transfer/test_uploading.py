@@ -20,6 +20,7 @@ from streamexport.sources import open_source, stores
 from streamexport.transfer import uploading
 from streamexport.transfer.movers import MOST_PARTS, PART, Here, part_size
 from tests.conftest import ROOT, assert_refused, run_cli
+from tests.shared.web import serving, status
 
 SIZE = 2 * PART + 500_000
 """Two parts and a shorter one."""
@@ -330,6 +331,14 @@ def test_missing_credentials_are_named(tmp_path, s3):
     environment |= {"AWS_METADATA_ENDPOINT": "http://127.0.0.1:1", "AWS_DEFAULT_REGION": "us-east-1"}
     line = assert_refused("convert", model(tmp_path), "-o", "s3://models/m.caffemodel", env=environment)
     assert "AWS_ACCESS_KEY_ID" in line
+
+
+def test_what_credentials_do_not_allow_is_said(layout, s3, monkeypatch):
+    with serving(b"", status(403)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.rpartition("/")[0])
+        advice = "look at the credentials in the environment, and at what they are allowed"
+        with pytest.raises(OutputError, match=f"s3://forbidden/m: the server answers 403 Forbidden; {advice}"):
+            streamexport.publish([File("s3://forbidden/m", layout)])
 
 
 def test_the_command_uploads_and_refuses_what_is_there(s3, tmp_path):
