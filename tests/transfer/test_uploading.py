@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -353,6 +354,20 @@ def test_the_command_uploads_and_refuses_what_is_there(s3, tmp_path):
     assert line.endswith("s3://models/m.caffemodel: is there already; write to another name, or say --force")
     assert run_cli(*arguments, "--force", env=environment).returncode == 0
     assert held(s3) == {"m.caffemodel": first}
+
+
+def test_nothing_is_left_of_a_command_that_is_told_to_end(s3, tmp_path):
+    tool = (ROOT / "tools" / "make_checkpoint.py", "--sparse", "--bytes", "1GB", "resnet18", tmp_path / "c.pth")
+    subprocess.run([sys.executable, *tool], check=True)
+    words = ("-m", "streamexport", "convert", tmp_path / "c.pth", "-o", "s3://models/m.caffemodel")
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True) as running:
+        while "Uploads" not in s3.list_multipart_uploads(Bucket="models") and running.poll() is None:
+            time.sleep(0.02)
+        running.terminate()
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert (running.returncode, said) == (143, "streamexport: interrupted; outputs are what they were\n")
+    assert held(s3) == {}
 
 
 PEAK = """
