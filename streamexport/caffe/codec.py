@@ -23,6 +23,7 @@ from ..net.graph import Layer
 from ..net.operations import Operation
 from ..net.windows import Pair, Window
 from .caffe_pb2 import (
+    CAFFE,
     ConvolutionParameter,
     EltwiseParameter,
     LayerParameter,
@@ -50,12 +51,15 @@ def encode(layer: Layer, on_wire: bool = False) -> LayerParameter:
         message = LayerParameter(
             name=layer.name or None, type=layer.type or None, bottom=layer.bottoms, top=layer.tops, **said
         )
-        message.param.extend(ParamSpec(name=name or None) for name in layer.shared)
+        mode = ParamSpec.PERMISSIVE if layer.is_permissive else None
+        message.param.extend(ParamSpec(name=name or None, share_mode=mode) for name in layer.shared)
     except UnicodeError as error:
         raise not_text(f"layer {layer.name}") from error
     if on_wire and message.pooling_param.HasField("ceil_mode"):
         message.pooling_param.round_mode = int(message.pooling_param.ceil_mode)  # type: ignore[assignment] # the number
         message.pooling_param.ClearField("ceil_mode")
+    if layer.is_permissive and message.HasField("convolution_param"):
+        message.convolution_param.engine = CAFFE  # cuDNN takes handles and streams for each of many groups
     return message
 
 
@@ -70,7 +74,9 @@ def decode(message: LayerParameter, strict: bool = True) -> Layer:
             raise
         operation = ops.Opaque(message.type)
     shared = tuple(param.name for param in message.param) if any(param.name for param in message.param) else ()
-    return Layer(message.name, operation, tuple(message.bottom), tuple(message.top), shared=shared)
+    is_permissive = any(param.share_mode == ParamSpec.PERMISSIVE for param in message.param)
+    names = message.name, operation, tuple(message.bottom), tuple(message.top)
+    return Layer(*names, shared=shared, is_permissive=is_permissive)
 
 
 def with_ceil_mode(message: LayerParameter) -> LayerParameter:
@@ -254,6 +260,10 @@ def _input_heard(layer: LayerParameter) -> Operation:
     return ops.Input(tuple(tuple(shape.dim) for shape in layer.input_param.shape))
 
 
+def _parameter_heard(layer: LayerParameter) -> Operation:
+    return ops.Parameter(tuple(layer.parameter_param.shape.dim))
+
+
 def _reshape_said(operation: ops.Reshape) -> Said:
     said: Said = {"shape": {"dim": list(operation.sizes)}}
     said |= {"axis": operation.axis} if operation.axis else {}
@@ -375,6 +385,9 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         ops.Normalize, "norm_param", across_spatial="across_spatial", is_shared="channel_shared", epsilon="eps"
     ),
     ops.PReLU: _fields(ops.PReLU, "prelu_param", is_shared="channel_shared"),
+    ops.Parameter: _Pair(
+        lambda operation: {"parameter_param": {"shape": {"dim": list(operation.shape)}}}, _parameter_heard
+    ),
     ops.Permute: _fields(ops.Permute, "permute_param", order="order"),
     ops.Pooling: _Pair(_pooling_said, _pooling_heard),
     ops.Power: _fields(ops.Power, "power_param", power="power", scale="scale", shift="shift"),

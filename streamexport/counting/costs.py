@@ -15,7 +15,7 @@ from math import prod
 
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError
-from ..net.graph import Net
+from ..net.graph import Net, written
 from ..net.inference import Step, infer
 from ..net.inputs import InputShape, split
 from ..net.operations import Shape
@@ -80,7 +80,8 @@ def _by_name(net: Net, inputs: InputShape | None) -> Mapping[str, Shape]:
 
 
 def _costs(steps: Iterable[Step]) -> Iterator[Cost]:
-    seen: set[str] = set()
+    steps = list(steps)
+    seen = set(written(step.layer for step in steps).values())  # which are no weights
     for step in steps:
         yield _cost(step, seen)
         seen.update(step.layer.shared)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
 from ..errors import LimitError, NetError
 from ..payload.pieces import Piece, Source
 from ..payload.tensors import FLOAT32, Computed, DType, Stored
-from .operations import Input, Operation
+from .operations import Input, Operation, Parameter
 
 LARGEST = 2**31 - 1
 """Elements of a blob: Caffe counts them with an int."""
@@ -70,7 +70,8 @@ class Layer:
     ----------
     operation : what it computes
     shared : for each of its blobs the name under which layers share it, "" for its own; () where it shares none. The first
-        layer of a name holds the blob
+        layer of a name holds the blob, unless layers write it (`written`)
+    is_permissive : whether its blobs may have other shapes than those that it shares, of as many elements
     origin : the call of a module of torch's whose output is the first top; None where there is no such call
     shapes : of the tops, as torch says; () where it was not asked
     """
@@ -81,6 +82,7 @@ class Layer:
     tops: tuple[str, ...]
     blobs: tuple[Blob, ...] = ()
     shared: tuple[str, ...] = ()
+    is_permissive: bool = False
     origin: Call | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
 
@@ -93,6 +95,19 @@ class Layer:
     def is_borrowing(self) -> bool:
         """Whether another layer holds all of its blobs."""
         return all(self.shared) and bool(self.shared) and not self.blobs
+
+
+def written(layers: Iterable[Layer]) -> dict[str, str]:
+    """The names of shared blobs that layers write while the net runs, by the top that they write over: that of a Parameter.
+    No file holds such a blob."""
+    tops: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for layer in layers:
+        if isinstance(layer.operation, Parameter) and layer.shared:
+            tops[layer.tops[0]] = layer.shared[0]
+        else:
+            found.update((top, tops[top]) for top in layer.tops if top in tops)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..net.graph import Layer, Net
-from ..net.operations import Dropout, Flatten, InnerProduct, Input, Power
+from ..net.graph import Layer, Net, written
+from ..net.operations import Dropout, Flatten, InnerProduct, Input, Power, Silence
 
 NOTHING = Power()
 """A Power that changes nothing."""
@@ -56,12 +56,18 @@ def merge_powers(net: Net) -> Net:
 
 
 def without_dead(net: Net) -> Net:
-    """Without layers that no output depends on; inputs stay, since who runs the net fills them."""
+    """Without layers that no output depends on; inputs stay, since who runs the net fills them.
+
+    Who works with a blob that layers write depends on these, and on what keeps it from being an output.
+    """
     needed, kept = set(net.outputs), []
+    tops = {name: top for top, name in written(net.layers).items()}
     for layer in reversed(net.layers):
-        if isinstance(layer.operation, Input) or needed.intersection(layer.tops):
+        is_silence = isinstance(layer.operation, Silence) and needed.issuperset(layer.bottoms)
+        if isinstance(layer.operation, Input) or needed.intersection(layer.tops) or is_silence:
             kept.append(layer)
             needed.update(layer.bottoms)
+            needed.update(tops[name] for name in layer.shared if name in tops)
     return net.with_layers(tuple(reversed(kept)))
 
 

@@ -14,7 +14,7 @@ Nets come with three things that not all of them know, and leave in words that t
         portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
     MatMul, which is OpenCV's
-        portable, bvlc, ssd  refused
+        portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
 
 Without padding Caffe's size is ceil((n - k) / s) + 1, PyTorch's with padding p is floor((n + 2p - K) / s) + 1. They agree at
 every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
@@ -22,7 +22,7 @@ every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -47,7 +47,7 @@ from ..net.operations import (
     Shape,
 )
 from ..net.windows import ONE_PIXEL, Window
-from . import turning
+from . import products, turning
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -59,22 +59,30 @@ def express(net: Net, dialect: str) -> Net:
         raise refused
     layers: list[Layer] = []
     renamed: dict[str, str] = {}
+    shapes = _shapes(net.layers)
+    multiplied = [layer for layer in net.layers if isinstance(layer.operation, MatMul)]
+    said = products.note(
+        multiplied, [[shapes.get(name, ()) for name in layer.bottoms] for layer in multiplied], dialect
+    )
     for layer in net.layers:
+        bottoms = [shapes.get(bottom, ()) for bottom in layer.bottoms]
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
-        made = _expressed(layer, dialect)
+        made = _expressed(layer, bottoms, dialect)
         if made[-1].tops != layer.tops:
             renamed[layer.tops[0]] = made[-1].tops[0]
         made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
         layers += made
-    return replace(net, layers=tuple(layers), outputs=tuple(renamed.get(top, top) for top in net.outputs))
+    outputs = tuple(renamed.get(top, top) for top in net.outputs)
+    return replace(net, layers=tuple(layers), outputs=outputs, notes=(*net.notes, said) if said else net.notes)
 
 
 def refusal(layers: Sequence[Layer], dialect: str) -> InexpressibleError | None:
     """What names all layers that the dialect cannot express; None if there are none."""
     found: dict[int, NetError] = {}
+    shapes = _shapes(layers)
     for place, layer in enumerate(layers):
         try:
-            _expressed(layer, dialect)
+            _expressed(layer, [shapes.get(bottom, ()) for bottom in layer.bottoms], dialect)
         except NetError as error:
             found[place] = error
     if not found:
@@ -84,7 +92,15 @@ def refusal(layers: Sequence[Layer], dialect: str) -> InexpressibleError | None:
     return InexpressibleError(f"dialect {dialect} cannot express {names}", advice=first.advice, places=list(found))
 
 
-def _expressed(layer: Layer, dialect: str) -> list[Layer]:
+def _shapes(layers: Iterable[Layer]) -> dict[str, Shape]:
+    """Of the tops, as far as they are known."""
+    return {top: shape for layer in layers for top, shape in zip(layer.tops, layer.shapes, strict=False)}
+
+
+def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Layer]:
+    if isinstance(layer.operation, MatMul):
+        steps = products.product(layer, bottoms, dialect)
+        return [made for step in steps for made in (_expressed(step, (), dialect) if step is not layer else [step])]
     express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 
@@ -217,19 +233,8 @@ def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -
     return [sum(place * steps[atom] for place, atom in zip(places, inner, strict=True)) for places in product(*ranges)]
 
 
-def _product(layer: Layer, dialect: str) -> Iterator[Layer]:
-    if dialect != "opencv":
-        raise NetError(
-            "multiplies two activations as matrices",
-            tensor=f"layer {layer.name}",
-            advice="`dialect=opencv` has the layer MatMul for it",
-        )
-    yield layer
-
-
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
     Pooling: _pooling,
     Clip: _clip,
     Rearrange: _rearrange,
-    MatMul: _product,
 }

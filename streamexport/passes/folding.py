@@ -45,7 +45,7 @@ def fold_batchnorm(net: Net) -> Net:
 
     merged: dict[str, Layer | None] = {}
     for layer in net.layers:
-        norm = follower(layer, BatchNorm) if layer.operation.makes_channels else None
+        norm = follower(layer, BatchNorm) if layer.operation.makes_channels and layer.blobs else None
         if norm is None or norm.blobs[0].count != layer.blobs[0].shape[0]:  # else its bottom was given another shape
             continue
         scale = follower(norm, Scale)
@@ -86,7 +86,7 @@ def for_pixels(net: Net, order: str, fold_scale: bool) -> Net:
 
 def _for_channels(layer: Layer, factors: Sequence[float], reverse: bool) -> Layer:
     """A convolution that takes the input, for channels each divided by its factor, in reverse if asked for."""
-    if not isinstance(layer.operation, Convolution) or layer.operation.groups > 1:
+    if not isinstance(layer.operation, Convolution) or layer.operation.groups > 1 or not layer.blobs:
         raise NetError(
             "takes the input, and only convolutions without groups can take in its scale and order",
             tensor=f"layer {layer.name}",

@@ -45,7 +45,7 @@ def rename(net: Net, style: str) -> Net:
             stem = "bn_scale" if follows_norm(layer) else layer.operation.stem
             counts[stem] += 1
             name = f"{stem}{counts[stem]}"
-            is_in_place = follows_norm(layer) or layer.tops == layer.bottoms
+            is_in_place = follows_norm(layer) or layer.tops == layer.bottoms[:1]
             top = tops[layer.bottoms[0]] if is_in_place else f"{stem}_blob{counts[stem]}"
         names[layer.name] = name
         bottoms = tuple(tops[bottom] for bottom in layer.bottoms)

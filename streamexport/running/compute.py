@@ -378,6 +378,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.MatMul: _one(_matmul),
     ops.Normalize: _one(_normalize),
     ops.PReLU: _one(_prelu),
+    ops.Parameter: _one(lambda operation, task: task.parameters.whole(0)),
     ops.Permute: _one(lambda operation, task: task.bottom.permute(operation.whole(task.bottom.ndim))),
     ops.Pooling: _one(_pooling),
     ops.Power: _one(_power),

@@ -17,15 +17,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from ..caffe import identity
 from ..caffe.models import open_models
 from ..caffe.prototxt import read_prototxt
 from ..errors import NetError, need
-from ..net.graph import Blob, Layer
+from ..net.graph import Blob, Layer, written
 from ..net.inference import Step, fits, infer
-from ..net.operations import Input
+from ..net.kernels import filled
+from ..net.operations import Input, Parameter, Shape
+from ..payload.pieces import Literal
 
 if TYPE_CHECKING:
     import torch
@@ -139,16 +143,27 @@ def held_by(steps: Iterable[Step], parameters: Mapping[str, tuple[Blob, ...]]) -
     """
     held: dict[str, tuple[Blob, ...]] = {}
     shared: dict[str, Blob] = {}
+    steps = list(steps)
+    unheld = set(written(step.layer for step in steps).values())
     for step in steps:
         layer = step.layer
         blobs = parameters.get(layer.name, ())
         if layer.shared and not blobs:
+            if isinstance(layer.operation, Parameter) and unheld.issuperset(layer.shared):
+                shared[layer.shared[0]] = filled(layer.operation.shape, 0)  # as Caffe fills it
             blobs = tuple(shared[name] for name in layer.shared if name in shared)
+        if layer.is_permissive:
+            blobs = tuple(_shaped(blob, shape) for blob, shape in zip(blobs, step.blobs, strict=False))
         _check_blobs(step, blobs)
         # Caffe has one blob of a name; what a later layer's own would be, it would copy over that of all.
         shared.update((name, blob) for name, blob in zip(layer.shared, blobs, strict=False) if name)
         held[layer.name] = blobs
     return held
+
+
+def _shaped(blob: Blob, shape: Shape) -> Blob:
+    """A blob in another shape, if that has as many elements."""
+    return replace(blob, shape=shape) if blob.count == prod(shape) else blob
 
 
 def _check_blobs(step: Step, blobs: Sequence[Blob]) -> None:
@@ -176,6 +191,8 @@ def _run(
 
     last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottoms}
     alive: dict[str, torch.Tensor] = {}
+    writes = written(step.layer for step in steps)
+    current: dict[str, Blob] = {}  # what layers wrote into shared blobs
     buffer = Buffer()
     for index, step in enumerate(steps):
         layer = step.layer
@@ -186,8 +203,11 @@ def _run(
             for name in set(layer.bottoms):
                 if last_use[name] == index:
                     del alive[name]
-            is_spare = not _is_shared(bottoms[0], (*bottoms[1:], *alive.values()))
-            weights = Parameters(parameters.get(layer.name, ()), step.blobs, buffer)
+            is_spare = bool(bottoms) and not _is_shared(bottoms[0], (*bottoms[1:], *alive.values()))
+            held = parameters.get(layer.name, ())
+            if not current.keys().isdisjoint(layer.shared):
+                held = tuple(current.get(name, blob) for name, blob in zip(layer.shared, held, strict=True))
+            weights = Parameters(held, step.blobs, buffer)
             try:
                 with torch.inference_mode():  # not around `yield`, where it would hold for the caller as well
                     tops = compute(layer.operation, Task(bottoms, step.tops, weights, is_spare))
@@ -195,6 +215,8 @@ def _run(
                 raise NetError(f"cannot be computed: {error}", tensor=f"layer {layer.name}") from error
             del bottoms
         named = dict(zip(layer.tops, tops, strict=True))
+        for name in writes.keys() & named.keys():
+            current[writes[name]] = Blob(tuple(named[name].shape), Literal(named[name].numpy().tobytes()))
         alive.update((name, top) for name, top in named.items() if last_use.get(name, -1) > index)
         yield layer, {name: empty(top.shape).copy_(top).numpy() for name, top in named.items() if name in wanted}
         del tops, named

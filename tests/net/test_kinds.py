@@ -83,6 +83,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ],
         ops.Normalize: [ops.Normalize(False, False, 0.125)],
         ops.PReLU: [ops.PReLU(), ops.PReLU(is_shared=True)],
+        ops.Parameter: [Example(ops.Parameter((3, 2)), ())],
         ops.Permute: [ops.Permute((0, 2, 3, 1))],
         ops.Pooling: [
             ops.Pooling("MAX", Window.of((3, 2), (2, 2), (1, 0)), rounds_down=True, says_ceil_mode=True),
@@ -255,7 +256,7 @@ def counted_by_torch(step: Step) -> int:
 
 
 def test_arithmetic_is_what_torch_counts(side_by_side):
-    steps = [step for step in infer(side_by_side) if not isinstance(step.layer.operation, ops.Input)]
+    steps = [step for step in infer(side_by_side) if step.bottoms]
     assert [(step.layer.name, step.multiply_adds) for step in steps] == [
         (step.layer.name, counted_by_torch(step)) for step in steps
     ]

@@ -22,7 +22,7 @@ BESIDE = {
     "conversion.plan": "described",
     "evaluation.evaluate": "ClassNames Interface class_names interface",
     "evaluation.images": "check_exist read_image read_lines",
-    "net.graph": "InexpressibleError Preprocessing computed",
+    "net.graph": "InexpressibleError Preprocessing computed written",
     "payload.pieces": "check_range",
     "payload.tensors": "Cast Computed Shaped Stored Strided boxes contiguous_strides rounded_to_half span",
     "running.forward": "PreparedNet by_name held_by parameters",

@@ -37,6 +37,23 @@ class Input(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Parameter(Operation):
+    """A blob as a top, whose memory it is: what writes over the top writes the blob, and who shares that by its name works
+    with what was written last."""
+
+    shape: Shape
+    bottoms: ClassVar[Count] = (0, 0)
+    shares_memory: ClassVar[bool] = True
+    merges_rightly: ClassVar[bool] = True
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+
+@dataclass(frozen=True, slots=True)
 class Split(Operation):
     """Every top is the bottom."""
 

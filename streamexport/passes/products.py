@@ -1,0 +1,155 @@
+"""Two activations multiplied as matrices (`MatMul`), in the words of those that have no layer for it.
+
+    bvlc, ssd   the first factor is written into a blob that a convolution, of a group for each pair of matrices, takes for
+                its weights: `Parameter` has the blob as its top, Eltwise writes over that (0 times what was there, plus the
+                factor), and the convolution shares the blob by its name. A factor that is held transposed makes it a
+                deconvolution. Net.forward runs layers in their order, which is part of the meaning here.
+    portable    each row of the first factor times all of the second, a Scale of two bottoms, and its sums by convolutions
+                with ones: as many elements as there are multiplications.
+
+Either needs the second factor as (k, n): one that is held transposed is turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import prod
+
+from ..errors import NetError
+from ..net import kernels
+from ..net.graph import LARGEST, Blob, Layer
+from ..net.operations import (
+    Convolution,
+    Deconvolution,
+    Eltwise,
+    MatMul,
+    Operation,
+    Parameter,
+    Rearrange,
+    Reshape,
+    Scale,
+    Shape,
+    Silence,
+)
+from ..net.windows import ONE_PIXEL, Window
+
+SINGLE = 4
+"""Bytes of an element."""
+
+
+def product(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> Iterator[Layer]:
+    """The layers that a MatMul becomes; a Rearrange may be among them."""
+    if dialect == "opencv":
+        yield layer
+        return
+    matmul = layer.operation
+    assert isinstance(matmul, MatMul)
+    made = _Steps(layer.name, matmul.top_shapes(bottoms, 1)[0])
+    first, second = layer.bottoms
+    if matmul.is_second_transposed:
+        second = made.turned(second, bottoms[1])
+    sizes = matmul.sizes(bottoms)
+    if dialect == "portable":
+        _by_scale(made, first, second, sizes, matmul.is_first_transposed)
+    else:
+        _by_weights(made, first, second, bottoms[0], sizes, matmul.is_first_transposed)
+    *steps, last = made.layers
+    yield from steps
+    yield replace(last, name=layer.name, tops=layer.tops)
+
+
+class _Steps:
+    """The layers that one becomes, each called after its part."""
+
+    def __init__(self, name: str, top: Shape) -> None:
+        self.name, self.top = name, top
+        self.layers: list[Layer] = []
+
+    def add(
+        self, part: str, operation: Operation, bottoms: Sequence[str], shape: Shape, blobs: tuple[Blob, ...] = ()
+    ) -> str:
+        name = f"{self.name}.{part}"
+        self.layers.append(Layer(name, operation, tuple(bottoms), (name,), blobs, shapes=(shape,)))
+        return name
+
+    def reshaped(self, part: str, bottom: str, shape: Shape) -> str:
+        return self.add(part, Reshape(shape), [bottom], shape)
+
+    def turned(self, bottom: str, shape: Shape) -> str:
+        """Its matrices transposed."""
+        swapped = (*shape[:-2], shape[-1], shape[-2])
+        if 1 in swapped[-2:]:
+            return self.reshaped("turned", bottom, swapped)
+        axes = [axis for axis, size in enumerate(shape) if size != 1]
+        order = (*range(len(axes) - 2), len(axes) - 1, len(axes) - 2)
+        moved = Rearrange(shape, tuple(shape[axis] for axis in axes), order, swapped)
+        return self.add("turned", moved, [bottom], swapped)
+
+
+def _by_weights(
+    made: _Steps, first: str, second: str, shape: Shape, sizes: tuple[int, int, int, int], is_transposed: bool
+) -> None:
+    count, rows, inner, columns = sizes
+    blob = made.add("weight", Parameter(shape), (), shape)
+    made.layers[-1] = replace(made.layers[-1], shared=(blob,))
+    made.layers += [
+        Layer(f"{made.name}.put", Eltwise("SUM", (0.0, 1.0)), (blob, first), (blob,), shapes=(shape,)),
+        Layer(f"{made.name}.end", Silence(), (blob,), ()),
+    ]
+    data = made.reshaped("data", second, (1, count * inner, 1, columns))
+    kind = Deconvolution if is_transposed else Convolution
+    by = made.add("by", kind(count * rows, ONE_PIXEL, count, False), [data], (1, count * rows, 1, columns))
+    made.layers[-1] = replace(made.layers[-1], shared=(blob,), is_permissive=True)
+    made.reshaped("", by, made.top)
+
+
+def _by_scale(made: _Steps, first: str, second: str, sizes: tuple[int, int, int, int], is_transposed: bool) -> None:
+    count, rows, inner, columns = sizes
+    if count * rows * inner * columns > LARGEST:
+        raise NetError(
+            f"multiplies matrices as blobs of {count * rows * inner * columns} elements, Caffe's hold {LARGEST}",
+            tensor=f"layer {made.name}",
+            advice="`dialect=bvlc`, opencv or ssd has other words for it",
+        )
+    ones = kernels.filled((rows, 1, 1, 1), 1)
+    spread = Convolution(rows, ONE_PIXEL, has_bias=False)
+    if is_transposed:
+        data = made.reshaped("data", second, (count * inner, 1, 1, columns))
+        data = made.add("spread", spread, [data], (count * inner, rows, 1, columns), (ones,))
+        whole = (count, inner, rows, columns)
+        data = made.reshaped("whole", data, whole)
+        factor = made.reshaped("factor", first, (count, inner, rows))
+        data = made.add("multiplied", Scale(0), [data, factor], whole)
+        total, summed = kernels.filled((1, inner, 1, 1), 1), (count, 1, rows, columns)
+        data = made.add("sum", Convolution(1, ONE_PIXEL, has_bias=False), [data], summed, (total,))
+    else:
+        data = made.reshaped("data", second, (count, 1, inner, columns))
+        whole = (count, rows, inner, columns)
+        data = made.add("spread", spread, [data], whole, (ones,))
+        factor = made.reshaped("factor", first, (count, rows, inner))
+        data = made.add("multiplied", Scale(0), [data, factor], whole)
+        data = made.reshaped("rows", data, (count * rows, 1, inner, columns))
+        total, summed = kernels.filled((1, 1, inner, 1), 1), (count * rows, 1, 1, columns)
+        data = made.add("sum", Convolution(1, Window.of((inner, 1)), has_bias=False), [data], summed, (total,))
+    made.reshaped("", data, made.top)
+
+
+def note(layers: Sequence[Layer], bottoms: Sequence[Sequence[Shape]], dialect: str) -> str | None:
+    """What who runs the net has to know, of all of its products: these layers, with the shapes of their bottoms."""
+    if not layers or dialect == "opencv":
+        return None
+    count, weights, whole = len(layers), 0, 0
+    for layer, shapes in zip(layers, bottoms, strict=True):
+        assert isinstance(layer.operation, MatMul)
+        weights += SINGLE * (prod(shapes[0]) + prod(layer.shapes[0]))
+        whole += SINGLE * (2 * prod(layer.operation.sizes(shapes)) + prod(layer.shapes[0]))
+    if dialect == "portable":
+        return (
+            f"{count} products of two activations take {whole} bytes where no memory is used again, as in Caffe;"
+            f" `dialect=bvlc` takes {weights} for them; batch and sizes are fixed"
+        )
+    return (
+        f"{count} products of two activations are convolutions whose weights other layers write: batch and sizes are fixed,"
+        " and so is the order of layers; programs that convert or reorder them cannot run it, Caffe can"
+    )
