@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import NetError
 from ..net.inputs import Arguments
 from . import ends
+from .calls import kept_whole
 from .complaints import explained
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def export(module: torch.nn.Module, net: str, given: Arguments) -> ExportedProgr
         with torch.no_grad(), _silence():
             if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
                 raise ValueError("a ScriptModule")
-            program: ExportedProgram = torch.export.export(module, args, kwargs, strict=False)
+            with kept_whole():
+                program: ExportedProgram = torch.export.export(module, args, kwargs, strict=False)
             _refuse_autocast(program, device)
             functional: ExportedProgram = program.run_decompositions({})
             _refuse_open_shapes(functional)

@@ -397,6 +397,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "layer norm over images": module(lambda: nn.LayerNorm((4, 9, 12))),
     "layer norm over rows": module(lambda: nn.LayerNorm(12)),
     "l2 normalize": fn(lambda x: F.normalize(x, dim=1)),
+    "local response norm": fn(lambda x: F.local_response_norm(x, 3, 1.5, 0.6, 2) + F.local_response_norm(x, 5)),
     "rms norm": module(lambda: nn.Sequential(nn.RMSNorm(12), nn.RMSNorm((4, 9, 12), elementwise_affine=False))),
     "rms norm, channels last": fn(lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2) + x),
     # pooling

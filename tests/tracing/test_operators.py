@@ -12,14 +12,17 @@ import torch
 import streamexport
 from streamexport import Options
 from streamexport.errors import NetError
+from streamexport.tracing.calls import kept_whole
 from streamexport.tracing.operators.registry import OPERATORS
 from tests.conftest import assert_refused, run_cli
 from tests.tracing.test_faults import Net, convert
 
 
 def schema_of(name: str) -> torch.FunctionSchema:
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.aten, packet), overload or "default")._schema
+    library, _, function = name.rpartition("::")
+    packet, _, overload = function.partition(".")
+    with kept_whole():  # which makes ours known
+        return getattr(getattr(getattr(torch.ops, library or "aten"), packet), overload or "default")._schema
 
 
 def same(ours: Any, theirs: Any) -> bool:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from ...net import kernels
-from ...net.operations import MVN, BatchNorm, Pooling, Scale
+from ...net.operations import LRN, MVN, BatchNorm, Pooling, Scale
 from ...net.windows import LONG
 from ..arranged import Arranged, arrange
 from ..node import Node, Scope
@@ -235,3 +235,17 @@ def _channel_norm(scope: Scope, image: Value, eps: float) -> Value:
         scope.pointwise_convolution(square, mean, part="variance"), power=-0.5, shift=eps, part="deviation"
     )
     return scope.eltwise("PROD", centred, scope.pointwise_convolution(inverse, repeat, part="deviation_spread"))
+
+
+@operator("streamexport::local_response_norm")
+def _local_response_norm(
+    scope: Scope, x: Operand, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Value:
+    """torch leaves out a channel more behind than in front where the window is even, Caffe has none that is."""
+    if not size % 2:
+        raise UnsupportedError(f"normalizes over {size} channels", "Caffe takes an odd number of them")
+    if k <= 0:
+        raise UnsupportedError(f"divides by squares beside {k}, which may be 0")
+    # OpenCV takes k for 1: (k + a m) ^ b = k ^ b (1 + a m / k) ^ b.
+    made = scope.layer(LRN(size, alpha / k, float(beta)), [scope.image(x)])
+    return scope.power(made, scale=k**-beta, part="scaled") if k != 1 else made
