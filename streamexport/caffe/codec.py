@@ -336,6 +336,31 @@ def _matmul_heard(layer: LayerParameter) -> Operation:
     return ops.MatMul(bool(layer.matmul_param.transA), bool(layer.matmul_param.transB))
 
 
+def _dummy_data_said(operation: ops.DummyData) -> Said:
+    shapes = [{"dim": list(shape)} for shape in operation.shapes]
+    return {"dummy_data_param": {"shape": shapes, "data_filler": [{"value": value} for value in operation.values]}}
+
+
+def _dummy_data_heard(layer: LayerParameter) -> Operation:
+    parameters = layer.dummy_data_param
+    if other := next((filler.type for filler in parameters.data_filler if filler.type != "constant"), None):
+        raise NetError(f"is filled by {other}, which is for training")
+    sides = (parameters.num, parameters.channels, parameters.height, parameters.width)
+    shapes = [tuple(shape.dim) for shape in parameters.shape] or list(zip(*sides, strict=False))
+    return ops.DummyData(tuple(shapes), tuple(filler.value for filler in parameters.data_filler))
+
+
+def _lstm_said(operation: ops.LSTM) -> Said:
+    exposed = {"expose_hidden": True} if operation.exposes_states else {}
+    reverse: Said = {"x_param": {"reverse": 1}} if operation.is_reversed else {}
+    return {"recurrent_param": {"num_output": operation.outputs, **exposed}, **reverse}
+
+
+def _lstm_heard(layer: LayerParameter) -> Operation:
+    parameters = layer.recurrent_param
+    return ops.LSTM(parameters.num_output, bool(layer.x_param.reverse), parameters.expose_hidden)
+
+
 _RANGE = {"base": "base", "scale": "scale", "shift": "shift"}
 
 _CODECS: Mapping[type[Operation], _Pair] = {
@@ -356,10 +381,12 @@ _CODECS: Mapping[type[Operation], _Pair] = {
     ops.Crop: _fields(ops.Crop, "crop_param", ("axis", "offsets"), axis="axis", offsets="offset"),
     ops.Deconvolution: _Pair(_convolution_said, _convolution_heard(ops.Deconvolution)),
     ops.Dropout: _fields(ops.Dropout, "dropout_param", ratio="dropout_ratio"),
+    ops.DummyData: _Pair(_dummy_data_said, _dummy_data_heard),
     ops.ELU: _fields(ops.ELU, "elu_param", ("alpha",), alpha="alpha"),
     ops.Eltwise: _Pair(_eltwise_said, _eltwise_heard),
     ops.Exp: _fields(ops.Exp, "exp_param", **_RANGE),
     ops.Flatten: _fields(ops.Flatten, "flatten_param", axis="axis", end_axis="end_axis"),
+    ops.GRU: _fields(ops.GRU, "x_param", outputs="hidden_size"),
     ops.InnerProduct: _fields(
         ops.InnerProduct,
         "inner_product_param",
@@ -372,6 +399,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         lambda operation: {"input_param": {"shape": [{"dim": list(shape)} for shape in operation.shapes]}}, _input_heard
     ),
     ops.LRN: _Pair(_lrn_said, _lrn_heard),
+    ops.LSTM: _Pair(_lstm_said, _lstm_heard),
     ops.Log: _fields(ops.Log, "log_param", **_RANGE),
     ops.MVN: _fields(
         ops.MVN,

@@ -6,26 +6,37 @@ compute what torch computes: `verify` with all engines asks those that are insta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..caffe.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
+from ..net.graph import Layer
+from ..net.operations import LSTM
 
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
 CAFFES = frozenset(
-    "AbsVal ArgMax BNLL BatchNorm BatchReindex Bias Concat Convolution Crop Deconvolution Dropout ELU Eltwise Embed Exp Filter"
-    " Flatten Im2col InnerProduct Input LRN LSTM Log MVN PReLU Parameter Pooling Power RNN ReLU Reduction Reshape SPP Scale"
-    " Sigmoid Silence Slice Softmax Split TanH Threshold Tile".split()
+    "AbsVal ArgMax BNLL BatchNorm BatchReindex Bias Concat Convolution Crop Deconvolution Dropout DummyData ELU Eltwise"
+    " Embed Exp Filter Flatten Im2col InnerProduct Input LRN LSTM Log MVN PReLU Parameter Pooling Power RNN ReLU Reduction"
+    " Reshape SPP Scale Sigmoid Silence Slice Softmax Split TanH Threshold Tile".split()
 )
 """Layers of Caffe 1.0, which its forks have kept."""
+OWN_LSTM = "LSTM of one bottom"
+"""OpenCV's. It crashes on Caffe's own, and Caffe on that one: their blobs are others."""
 OPENCVS = frozenset(
-    "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten InnerProduct"
-    " Input LRN Log MVN MatMul Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale Sigmoid Silence Slice"
-    " Softmax Split Swish TanH".split()
-)
+    "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten GRU"
+    " InnerProduct Input LRN Log MVN MatMul Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale"
+    " Sigmoid Silence Slice Softmax Split Swish TanH".split()
+) | {OWN_LSTM}
 """Layers that OpenCV 4 takes from a prototxt; it has more, which take their parameters from elsewhere."""
+
+
+def types(layers: Iterable[Layer]) -> set[str]:
+    """Of layers, as readers have them or not."""
+    return {
+        OWN_LSTM if isinstance(layer.operation, LSTM) and len(layer.bottoms) == 1 else layer.type for layer in layers
+    }
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Written:
     form : of the files
     is_half : whether weights are half floats
     sizes : bytes of each file
-    types : of the layers
+    types : of the layers, see `types`
     """
 
     dialect: str

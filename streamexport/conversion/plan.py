@@ -25,7 +25,7 @@ from ..sources.signatures import is_model, split
 from ..tracing import modules
 from . import record, targets
 from .bound import bind
-from .consumers import Written, runs_in
+from .consumers import Written, runs_in, types
 from .flags import as_flags
 from .options import DEFAULTS, Options
 from .targets import Target
@@ -116,8 +116,8 @@ def plan(
     target.refuse(chosen, align)
     parts = tuple(zip(target.names(len(layouts)), layouts, strict=True))
     left_to_caller = [_expected(net)] if net.preprocessing else []
-    sizes, types = [layout.size for layout in layouts], {layer.type for layer in net.layers}
-    written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types)
+    sizes = [layout.size for layout in layouts]
+    written = Written(options.dialect, chosen, options.dtype == "float16", sizes, types(net.layers))
     readers = runs_in(written) if text is not None else ()  # of a model's own net nothing is known
     notes = (*net.notes, *left_to_caller, *readers)
     return Plan(net, target, chosen.name, text, parts, sources, notes, align)

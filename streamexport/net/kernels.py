@@ -6,13 +6,13 @@ All are computed range by range, like everything else that becomes a file.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from sys import byteorder
 from typing import TYPE_CHECKING
 
-from ..payload.pieces import Extent, Literal, Source
+from ..payload.pieces import Extent, Layout, Literal, Piece, Source
 from ..payload.tensors import FLOAT32, Computed
 from .graph import Blob, computed
 from .windows import Axis, Window
@@ -39,6 +39,31 @@ def literal(shape: Shape, values: Sequence[float]) -> Blob:
     if byteorder == "big":
         floats.byteswap()
     return Blob(shape, Literal(floats.tobytes()))
+
+
+def in_blocks(blob: Blob, count: int, order: Sequence[int]) -> Blob:
+    """A blob whose first axis is so many blocks, in another order; what lies in a file is moved from there."""
+    size = blob.values.size // count
+    if isinstance(blob.values, Extent):
+        values: Piece = Layout.of(blob.values.part(block * size, (block + 1) * size) for block in order)
+    else:
+        values = Blocks(computed(blob), blob.count // count, order)
+    return replace(blob, shape=(blob.shape[0] // count * len(order), *blob.shape[1:]), values=values)
+
+
+def joined(*blobs: Blob) -> Blob:
+    """Blobs one behind the other along their first axis."""
+    shape = (sum(blob.shape[0] for blob in blobs), *blobs[0].shape[1:])
+    return Blob(shape, Layout.of(blob.values for blob in blobs), origin=_origins(blobs))
+
+
+def total(*blobs: Blob) -> Blob:
+    """The sum of blobs of one shape."""
+    return replace(blobs[0], values=Sum([computed(blob) for blob in blobs]), origin=_origins(blobs))
+
+
+def _origins(blobs: Sequence[Blob]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for blob in blobs for name in blob.origin))
 
 
 def symmetric(window: Window, weight: Blob) -> tuple[Window, Blob]:
@@ -153,3 +178,55 @@ class Embedded(Computed):
         rows, columns = (slice(o, o + s * k, s) for o, s, k in zip(self.offset, self.step, self.kernel, strict=True))
         made[:, rows, columns] = kernels
         return made.reshape(-1)[first - begin * large : last - begin * large]
+
+
+class Blocks(Computed):
+    """Blocks of `size` elements of other values, in another order."""
+
+    def __init__(self, values: Computed, size: int, order: Sequence[int]) -> None:
+        self.values, self.block, self.order = values, size, tuple(order)
+        self.name, self.dtype, self.count = values.name, values.dtype, size * len(order)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return self.values.sources
+
+    def _ranges(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Where the elements are among the values."""
+        while first < last:
+            place, offset = divmod(first, self.block)
+            count = min(self.block - offset, last - first)
+            begin = self.order[place] * self.block + offset
+            yield begin, begin + count
+            first += count
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        return [extent for part in self._ranges(first, last) for extent in self.values.extents(*part)]
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        return np.concatenate(
+            [np.empty(0, self.dtype.code), *(self.values.elements(*part) for part in self._ranges(first, last))]
+        )
+
+
+class Sum(Computed):
+    """Element by element."""
+
+    def __init__(self, parts: Sequence[Computed]) -> None:
+        self.parts, (first, *_) = tuple(parts), parts
+        self.name, self.dtype, self.count = first.name, first.dtype, first.count
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(dict.fromkeys(source for part in self.parts for source in part.sources))
+
+    def extents(self, first: int, last: int) -> Sequence[Extent]:
+        return [extent for part in self.parts for extent in part.extents(first, last)]
+
+    def elements(self, first: int, last: int) -> Array:
+        total, *others = (part.elements(first, last) for part in self.parts)
+        for other in others:
+            total += other
+        return total

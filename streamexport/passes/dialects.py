@@ -15,6 +15,7 @@ Nets come with three things that not all of them know, and leave in words that t
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
+    Recurrent, which is nobody's: see `recurrence`
 
 Without padding Caffe's size is ceil((n - k) / s) + 1, PyTorch's with padding p is floor((n + 2p - K) / s) + 1. They agree at
 every n for k = K + s - 1 - 2p, because floor((x + s - 1) / s) = ceil(x / s).
@@ -41,13 +42,14 @@ from ..net.operations import (
     Pooling,
     Power,
     Rearrange,
+    Recurrent,
     ReLU,
     ReLU6,
     Reshape,
     Shape,
 )
 from ..net.windows import ONE_PIXEL, Window
-from . import products, turning
+from . import products, recurrence, turning
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -68,9 +70,10 @@ def express(net: Net, dialect: str) -> Net:
         bottoms = [shapes.get(bottom, ()) for bottom in layer.bottoms]
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
         made = _expressed(layer, bottoms, dialect)
-        if made[-1].tops != layer.tops:
-            renamed[layer.tops[0]] = made[-1].tops[0]
-        made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
+        if len(layer.tops) == 1:  # what has several of them calls them as they are called
+            if made[-1].tops != layer.tops:
+                renamed[layer.tops[0]] = made[-1].tops[0]
+            made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
         layers += made
     outputs = tuple(renamed.get(top, top) for top in net.outputs)
     return replace(net, layers=tuple(layers), outputs=outputs, notes=(*net.notes, said) if said else net.notes)
@@ -237,4 +240,5 @@ _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] 
     Pooling: _pooling,
     Clip: _clip,
     Rearrange: _rearrange,
+    Recurrent: recurrence.express,
 }

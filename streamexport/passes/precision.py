@@ -30,7 +30,7 @@ def _half(layer: Layer) -> Layer:
     # Models that other programs wrote as HDF5 do not say what a layer is: there, what has two axes and more.
     kind = KINDS.get(layer.type, layer.operation)
     large = kind.large_blobs if layer.type else sum(len(blob.shape) > 1 for blob in layer.blobs[:1])
-    halves = (_cast(blob, FLOAT16) for blob in layer.blobs[:large])
+    halves = (_cast(blob, FLOAT16) if len(blob.shape) > 1 else blob for blob in layer.blobs[:large])
     return replace(layer, blobs=(*halves, *layer.blobs[large:])) if large else layer
 
 

@@ -60,18 +60,21 @@ class Parameters:
     def __len__(self) -> int:
         return len(self._blobs)
 
+    def shape(self, index: int) -> Shape:
+        return self._shapes[index]
+
     def whole(self, index: int) -> Tensor:
         """A small blob."""
         values: Values = np.empty(self._blobs[index].count, np.float32)
         _read(self._blobs[index], 0, values)
         return torch.from_numpy(values).view(self._shapes[index])
 
-    def rows(self, unit: int, made: int) -> Iterator[tuple[int, int, Tensor]]:
-        """The first blob in pieces along its first axis: (first, last, what lies between), each valid until the next.
+    def rows(self, unit: int, made: int, index: int = 0) -> Iterator[tuple[int, int, Tensor]]:
+        """A blob in pieces along its first axis: (first, last, what lies between), each valid until the next.
 
         A piece is either a number of whole units (of `unit` rows) or a part of one. Of a row `made` elements are made.
         """
-        blob, shape = self._blobs[0], self._shapes[0]
+        blob, shape = self._blobs[index], self._shapes[index]
         row = prod(shape[1:])
         most = max(1, min(WEIGHTS // row, MADE // made))
         block = max(1, most // unit) * unit
@@ -199,6 +202,50 @@ def _matmul(operation: ops.MatMul, task: Task) -> Tensor:
     flags = (operation.is_first_transposed, operation.is_second_transposed)
     first, second = (x.mT if flag else x for x, flag in zip(task.bottoms, flags, strict=True))
     return first @ second
+
+
+def _product(task: Task, index: int, vectors: Tensor) -> Tensor:
+    """Vectors times the transpose of a blob."""
+    made = empty((len(vectors), task.parameters.shape(index)[0]))
+    for first, last, weight in task.parameters.rows(1, len(vectors), index):
+        made[:, first:last] = torch.mm(vectors, weight.T)
+    return made
+
+
+def _lstm(operation: ops.LSTM, task: Task) -> list[Tensor]:
+    """The state is multiplied by what is read anew at each step: large weights are never held."""
+    steps, batch = task.bottom.shape[:2]
+    is_caffe_s = len(task.bottoms) > 1
+    inputs, bias, states = (0, 1, 2) if is_caffe_s else (1, 2, 0)
+    came_in = _product(task, inputs, task.bottom.reshape(steps * batch, -1)).view(steps, batch, -1)
+    came_in += task.parameters.whole(bias)
+    state = cell = torch.zeros(batch, operation.outputs)
+    if not is_caffe_s:
+        state, cell = task.parameters.whole(3), task.parameters.whole(4)
+    elif operation.exposes_states:
+        state, cell = (bottom[0] for bottom in task.bottoms[2:])
+    top = empty(task.top)
+    for step in reversed(range(steps)) if operation.is_reversed else range(steps):
+        goes_on = task.bottoms[1][step, :, None] if is_caffe_s else 1
+        gates = came_in[step] + _product(task, states, state * goes_on)
+        enters, stays, leaves = (gate.sigmoid() for gate in gates[:, : 3 * operation.outputs].chunk(3, 1))
+        cell = stays * (cell * goes_on) + enters * gates[:, 3 * operation.outputs :].tanh()
+        top[step] = state = leaves * cell.tanh()
+    return [top, state[None], cell[None]][: len(task.tops)]
+
+
+def _gru(operation: ops.GRU, task: Task) -> Tensor:
+    steps, batch = task.bottom.shape[:2]
+    came_in = _product(task, 1, task.bottom.reshape(steps * batch, -1)).view(steps, batch, -1)
+    bias, state_bias = task.parameters.whole(2).chunk(2)
+    came_in += bias
+    state, top = task.parameters.whole(3), empty(task.top)
+    for step in range(steps):
+        update, reset, new = (_product(task, 0, state) + state_bias).chunk(3, 1)
+        own_update, own_reset, own_new = came_in[step].chunk(3, 1)
+        new = (own_new + (own_reset + reset).sigmoid() * new).tanh()
+        top[step] = state = new + (own_update + update).sigmoid() * (state - new)
+    return top
 
 
 def _pooling(operation: ops.Pooling, task: Task) -> Tensor:
@@ -368,11 +415,16 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.Convolution: _one(_convolution),
     ops.Crop: _one(_crop),
     ops.Deconvolution: _one(_deconvolution),
+    ops.DummyData: lambda operation, task: [
+        torch.full(shape, value) for shape, value in operation.filled(len(task.tops))
+    ],
     ops.ELU: _one(lambda operation, task: F.elu_(task.taken(), operation.alpha)),
     ops.Eltwise: _one(_eltwise),
     ops.Exp: _one(_exp),
+    ops.GRU: _one(_gru),
     ops.InnerProduct: _one(_inner_product),
     ops.LRN: _one(_lrn),
+    ops.LSTM: _lstm,
     ops.Log: _one(_log),
     ops.MVN: _one(_mvn),
     ops.MatMul: _one(_matmul),

@@ -29,7 +29,7 @@ from ..caffe.prototxt import read_prototxt
 from ..errors import AbsentError, EngineError, FormatError, NetError, absent, reason
 from ..net.graph import Layer, Net
 from ..net.inference import infer
-from ..net.operations import Input
+from ..net.operations import LSTM, Input
 from ..sources import Path, open_source
 from ..sources.signatures import kind_of, split
 from . import worker
@@ -140,6 +140,9 @@ def _opencv(task: _Task, _: str | None) -> Iterator[Compute]:
         raise AbsentError(f"OpenCV {cv2.__version__} cannot read Caffe models", advice="OpenCV 4 can")
     if any(layer.shared for layer in task.net.layers):
         what, advice = "has layers that share weights, which OpenCV does not know", "`dialect=portable` writes them out"
+        raise AbsentError(what, file=task.prototxt, advice=advice)
+    if any(isinstance(layer.operation, LSTM) and len(layer.bottoms) > 1 for layer in task.net.layers):
+        what, advice = "has an LSTM in Caffe's words, on which OpenCV crashes", "`dialect=opencv` or portable"
         raise AbsentError(what, file=task.prototxt, advice=advice)
     (model,) = task.files if len(task.files) == 1 else _refuse_parts(task.files)
     if kind_of(open_source(model)) == "hdf5":

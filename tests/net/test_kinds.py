@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import streamexport
 from streamexport.caffe import caffe_pb2, codec
 from streamexport.caffe.prototxt import prototxt
-from streamexport.conversion.consumers import CAFFES, OPENCVS
+from streamexport.conversion.consumers import CAFFES, OPENCVS, types
 from streamexport.errors import NetError
 from streamexport.net import operations as ops
 from streamexport.net.graph import Blob, Layer, Net
@@ -64,6 +64,10 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
             ops.Deconvolution(3, Window.of((2, 2)), has_bias=False),
         ],
         ops.Dropout: [ops.Dropout(0.25)],
+        ops.DummyData: [
+            Example(ops.DummyData((IMAGE, (2, 3)), (0.5, 2.0)), (), 2),
+            Example(ops.DummyData((IMAGE,)), ()),
+        ],
         ops.ELU: [ops.ELU(0.5)],
         ops.Eltwise: [
             Example(ops.Eltwise("SUM", (0.5, -2.0)), (IMAGE, IMAGE)),
@@ -72,9 +76,16 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ],
         ops.Exp: [ops.Exp(2.0, 0.5, 0.25)],
         ops.Flatten: [ops.Flatten(2, 3)],
+        ops.GRU: [Example(ops.GRU(5), ((3, 2, 4),))],
         ops.InnerProduct: [ops.InnerProduct(3, False, 2, True), ops.InnerProduct(3)],
         ops.Input: [Example(ops.Input((IMAGE, (2, 3))), (), 2)],
         ops.LRN: [ops.LRN(3, 0.5, 0.25, False, 2.0), ops.LRN(3, 0.5, 0.75, True)],
+        ops.LSTM: [
+            Example(ops.LSTM(5), ((3, 2, 4), (3, 2))),
+            Example(ops.LSTM(5, exposes_states=True), ((3, 2, 4), (3, 2), (1, 2, 5), (1, 2, 5)), 3),
+            Example(ops.LSTM(5), ((3, 2, 4),)),
+            Example(ops.LSTM(5, is_reversed=True), ((3, 2, 4),)),
+        ],
         ops.Log: [ops.Log(2.0, 0.25, 4.0)],
         ops.MVN: [ops.MVN(True, True, 0.125), ops.MVN(False)],
         ops.MatMul: [
@@ -94,6 +105,10 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.ReLU: [ops.ReLU(0.25)],
         ops.ReLU6: [ops.ReLU6()],
         ops.Rearrange: [ops.Rearrange(IMAGE, (2, 2, 2, 5, 6), (0, 2, 1, 3, 4), IMAGE)],
+        ops.Recurrent: [
+            Example(ops.Recurrent(5, "lstm", (3, 2, 4), True, False, ("state", "cell")), ((3, 2, 4),), 2),
+            Example(ops.Recurrent(5, "gru", (3, 2, 4)), ((3, 2, 4), (1, 2, 5))),
+        ],
         ops.Reduction: [ops.Reduction("MEAN", 2, 0.5), ops.Reduction("ASUM", 1, 0.5)],
         ops.Reshape: [ops.Reshape((0, -1), 1, 3)],
         ops.Scale: [ops.Scale(1, 2, True), Example(ops.Scale(0), (IMAGE, (2, 4)))],
@@ -205,14 +220,14 @@ def write(directory: Path, made: Net) -> tuple[Path, Path, dict[str, np.ndarray]
     return text, model, given
 
 
-def only(made: Net, types: frozenset[str]) -> Net:
-    return made.with_layers(tuple(step for step in made.layers if step.type in types))
+def only(made: Net, wanted: frozenset[str]) -> Net:
+    return made.with_layers(tuple(step for step in made.layers if types([step]) <= wanted))
 
 
 @pytest.mark.caffe
 def test_shapes_and_numbers_are_caffe_s(tmp_path, side_by_side):
     """Of what Caffe 1.0 and its SSD family have; what one reader alone has is held against torch elsewhere."""
-    made = only(side_by_side, frozenset(KINDS) - {"Clip", "MatMul", "ReLU6"})
+    made = only(side_by_side, frozenset(KINDS) - {"Clip", "GRU", "MatMul", "ReLU6"})
     assert {layer.type for layer in made.layers} >= CAFFES & set(KINDS)
     text, model, given = write(tmp_path, made)
     (expected,) = caffe_judge.judge(tmp_path)
@@ -238,19 +253,20 @@ def test_opencv_reads_all_kinds_that_it_has(tmp_path, side_by_side):
 
 def counted_by_torch(step: Step) -> int:
     """The multiply-adds of what torch calls such a layer; of one that it should have no name for, of how we compute it."""
-    operation, (x, *_) = step.layer.operation, map(torch.zeros, step.bottoms)
+    operation, bottoms = step.layer.operation, [torch.zeros(shape) for shape in step.bottoms]
     with FlopCounterMode(display=False) as counter:
         if isinstance(operation, (ops.Convolution, ops.Deconvolution)):
+            (x,) = bottoms
             function = F.conv2d if isinstance(operation, ops.Convolution) else F.conv_transpose2d
             window = operation.window
             sliding = {"stride": window.stride, "padding": window.pad, "dilation": window.dilation}
             function(x, torch.zeros(step.blobs[0]), None, **sliding, groups=operation.groups)
         elif isinstance(operation, ops.InnerProduct):
             weight = torch.zeros(step.blobs[0])
-            F.linear(x.flatten(operation.axis), weight.T if operation.is_transposed else weight)
+            F.linear(bottoms[0].flatten(operation.axis), weight.T if operation.is_transposed else weight)
         else:
             blobs = [Blob(shape, Literal(bytes(4 * prod(shape)))) for shape in step.blobs]
-            task = Task([*map(torch.zeros, step.bottoms)], step.tops, Parameters(blobs, step.blobs, Buffer()))
+            task = Task(bottoms, step.tops, Parameters(blobs, step.blobs, Buffer()))
             compute(operation, task)
     return counter.get_total_flops() // 2
 
@@ -260,5 +276,5 @@ def test_arithmetic_is_what_torch_counts(side_by_side):
     assert [(step.layer.name, step.multiply_adds) for step in steps] == [
         (step.layer.name, counted_by_torch(step)) for step in steps
     ]
-    products = {"Convolution", "Deconvolution", "InnerProduct", "MatMul"}
+    products = {"Convolution", "Deconvolution", "GRU", "InnerProduct", "LSTM", "MatMul"}
     assert {step.layer.type for step in steps if step.multiply_adds} == products

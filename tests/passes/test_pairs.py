@@ -52,6 +52,9 @@ UNUSUAL = ("Power x^3", "Power x^-0.5", "Power (2x)^0.5")
 NOT_WRITTEN = {"ArgMax", "Bias", "Dropout", "LRN", "Normalize", "Parameter", "Reduction", "Silence", "Tile"}
 """Kinds that are known, so that other people's nets can be run."""
 
+NOT_EVERYWHERE = {"DummyData", "GRU", "LSTM"}
+"""Kinds that are written for one engine alone: see tests/tracing/test_recurrent.py."""
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -201,7 +204,7 @@ def test_caffe(written):
 
 def test_every_kind_has_an_entry():
     """A kind that is known, or that operators and passes write, and that stands in neither list, has not been proved."""
-    assert set(operations.KINDS) == {*KINDS, *NOT_WRITTEN, "Input"}
+    assert set(operations.KINDS) == {*KINDS, *NOT_WRITTEN, *NOT_EVERYWHERE, "Input"}
     assert {kind.__name__ for kind in dialects._EXPRESSIONS} <= set(KINDS)
     package = Path(streamexport.__file__).parent
     written = ("dialects", "opencv", "outputs", "sums")

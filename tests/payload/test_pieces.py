@@ -177,6 +177,18 @@ def plain(tmp_path) -> Made:
     return stored(tmp_path, values), values.tobytes()
 
 
+def blocks(tmp_path) -> Made:
+    values = normal(600)
+    expected = np.concatenate([values[400:600], values[:200], values[200:400]])
+    return kernels.Blocks(stored(tmp_path, values), 200, (2, 0, 1)), expected.tobytes()
+
+
+def summed(tmp_path) -> Made:
+    values, others = normal(500), normal(500) + 1
+    parts = [stored(tmp_path, values), stored(tmp_path, others, name="others")]
+    return kernels.Sum(parts), (values + others).tobytes()
+
+
 KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "Literal": (Literal, literal),
     "Extent": (Extent, extent),
@@ -194,6 +206,8 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "Filled": (kernels.Filled, lambda tmp: (kernels.Filled(99, 1.5), np.full(99, 1.5, "<f4").tobytes())),
     "Selected": (kernels.Selected, selected),
     "Embedded": (kernels.Embedded, embedded),
+    "Blocks": (kernels.Blocks, blocks),
+    "Sum": (kernels.Sum, summed),
     "Statistics": (folding.Statistics, statistics),
     "PerChannel": (folding.PerChannel, per_channel),
     "FoldedBias": (folding.FoldedBias, folded_bias),

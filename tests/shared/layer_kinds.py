@@ -434,3 +434,17 @@ def _shuffle(net: Bench, x: Held) -> Held:
     if batch != 1:
         atoms, order = (batch, *atoms), (0, 2, 1, 3, 4)
     return net.layer(ops.Rearrange(x.shape, atoms, order, x.shape), [x], F.channel_shuffle(x.value, 2))
+
+
+@way("Recurrent", lambda shape: len(shape) == 3)
+def _recurrent(net: Bench, x: Held) -> Held:
+    """Unrolled, as all engines have it."""
+    recurrence = torch.nn.RNN(x.shape[2], 4)
+    values = [
+        net.random(tuple(weight.shape), seed).to(net.dtype) for seed, weight in enumerate(recurrence.parameters())
+    ]
+    for weight, value in zip(recurrence.parameters(), values, strict=True):
+        weight.data = value
+    with torch.no_grad():
+        made, _ = recurrence(x.value)
+    return net.layer(ops.Recurrent(4, "rnn_tanh", x.shape), [x], made, values)

@@ -1,7 +1,7 @@
 """What layers compute: one frozen dataclass for each kind of layer, and all that is known of the kind.
 
     operation   what all of them say: shapes of tops and blobs, multiply-adds, traits
-    pointwise, weighted, normalizations, reductions, rearrangements   the kinds, by family
+    pointwise, weighted, recurrent, normalizations, reductions, rearrangements   the kinds, by family
     opaque      layers of models that were read, of which only the type is known
 
 `KINDS` holds them by Caffe's name for them. `caffe.codec` turns them into LayerParameter and back, `running.compute` has the
@@ -20,6 +20,7 @@ from .rearrangements import (
     Concat,
     Crop,
     Dropout,
+    DummyData,
     Flatten,
     Input,
     Parameter,
@@ -31,14 +32,17 @@ from .rearrangements import (
     Split,
     Tile,
 )
+from .recurrent import GRU, LSTM, Recurrent
 from .reductions import ArgMax, Pooling, Reduction
 from .weighted import Convolution, Deconvolution, InnerProduct, MatMul
 
 __all__ = [
     "BNLL",
     "ELU",
+    "GRU",
     "KINDS",
     "LRN",
+    "LSTM",
     "MVN",
     "NEUTRAL",
     "AbsVal",
@@ -51,6 +55,7 @@ __all__ = [
     "Crop",
     "Deconvolution",
     "Dropout",
+    "DummyData",
     "Eltwise",
     "Exp",
     "Flatten",
@@ -70,6 +75,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Rearrange",
+    "Recurrent",
     "Reduction",
     "Reshape",
     "Scale",
@@ -88,5 +94,5 @@ KINDS: Mapping[str, type[Operation]] = {
     for kind in list(globals().values())
     if isinstance(kind, type) and issubclass(kind, Operation) and kind not in (Operation, Opaque)
 }
-NEUTRAL = (Rearrange,)
+NEUTRAL = (Rearrange, Recurrent)
 """Kinds that no Caffe has."""

@@ -38,7 +38,8 @@ class Operation:
     shares_memory : a top is memory that somebody else looks at, in Caffe: its bottom's, or what the caller filled
     writes_in_place : may be written over its only bottom, in Caffe
     has_statistics : its blobs are observed, not trained
-    large_blobs : how many of its blobs, the first ones, are weights that grow with both inputs and outputs
+    large_blobs : among how many of its blobs, the first ones, those of several axes are weights, which grow with both
+        inputs and outputs
     merges_rightly : in OpenCV, takes in rightly whatever OpenCV has it take in, which is often nothing
     stem : what the prototxts published for the nets of this project's family call such layers
     """

@@ -54,6 +54,27 @@ class Parameter(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class DummyData(Operation):
+    """Tops of these shapes that hold a number each; one shape or one number is that of all, no number is 0."""
+
+    shapes: tuple[Shape, ...]
+    values: tuple[float, ...] = ()
+    bottoms: ClassVar[Count] = (0, 0)
+    tops: ClassVar[Count] = ANY
+
+    def filled(self, count: int) -> tuple[tuple[Shape, float], ...]:
+        """The shape and the number of each of so many tops."""
+        shapes = self.shapes * count if len(self.shapes) == 1 else self.shapes
+        values = (self.values or (0.0,)) * (count if len(self.values) < 2 else 1)
+        if len(shapes) != count or len(values) != count:
+            raise NetError(f"declares {len(self.shapes)} shapes and {len(self.values)} fillers for {count} tops")
+        return tuple(zip(shapes, values, strict=True))
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        return tuple(shape for shape, _ in self.filled(count))
+
+
+@dataclass(frozen=True, slots=True)
 class Split(Operation):
     """Every top is the bottom."""
 

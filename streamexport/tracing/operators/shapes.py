@@ -148,8 +148,11 @@ def _filled(scope: Scope, constant: Constant, like: Value) -> Value:
     (given,) = arrange_alike(scope, [like])
     rank, batch = len(given.value.shape), scope.builder.batch
     constant = given.turned(replace(constant, shape=(1,) * (rank - len(constant.shape)) + constant.shape))
-    if batch > 1:
-        constant = _of_one_image(constant, batch)
+    image = _of_one_image(constant, batch) if batch > 1 else None
+    if image is None:
+        batch = 1
+    else:
+        constant = image
     seed = scope.reshaped(given.value, (batch, 1, 1, prod(given.value.blob) // batch), "seed")
     ones = scope.power(scope.layer(Pooling("MAX"), [seed], part="largest"), power=0, part="ones")
     weights = scope.blob(constant, (constant.count, 1))
@@ -158,14 +161,14 @@ def _filled(scope: Scope, constant: Constant, like: Value) -> Value:
     return given.back(scope.reshaped(made, shape, "filled"))
 
 
-def _of_one_image(constant: Constant, batch: int) -> Constant:
-    """What every image of a batch has of a constant. UnsupportedError if that is not the same."""
+def _of_one_image(constant: Constant, batch: int) -> Constant | None:
+    """What every image of a batch has of a constant; None if that is not the same."""
     first, *rest = constant.shape
     if first == 1:
         return constant
     rows = constant.value().reshape(first, -1)
     if first != batch or bool((rows != rows[:1]).any()):
-        raise UnsupportedError("takes a constant that is not the same for all images of the batch")
+        return None
     return constant.mapped((1, *rest), lambda _: rows[:1])
 
 
@@ -290,15 +293,13 @@ def _picked(scope: Scope, x: Value, axis: int, first: int, last: int, step: int)
     """Part of one dimension of a contiguous value, by a convolution that picks channels or pixels. (A layer Slice would leave
     tops behind that nobody takes.)"""
     shape = (*x.shape[:axis], -(-(last - first) // step), *x.shape[axis + 1 :])
-    if not axis:
-        raise UnsupportedError("takes a part of the batch")
     if min(shape) < 1:
         raise UnsupportedError("takes nothing at all")
     batch, size, behind = x.shape[0], x.shape[axis], prod(x.shape[axis + 1 :])
-    if axis == 1:
-        rest = x.shape[2:] if len(x.shape) == 4 else (1, behind)
-        image = scope.reshaped(x, (batch, size, *rest))
-        made = scope.pointwise_convolution(image, kernels.selected((shape[1], size), range(first, last, step)))
+    if axis < 2:
+        rest = x.shape[2:] if axis and len(x.shape) == 4 else (1, behind)
+        image = scope.reshaped(x, (batch if axis else 1, size, *rest))
+        made = scope.pointwise_convolution(image, kernels.selected((shape[axis], size), range(first, last, step)))
     else:
         if len(x.shape) == 4:
             image, at = scope.reshaped(x, x.shape), axis - 2

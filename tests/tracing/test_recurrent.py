@@ -1,0 +1,199 @@
+"""nn.LSTM, nn.GRU, nn.RNN and their cells, in the words of every dialect: torch beside our own engine, Caffe and OpenCV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import streamexport
+from streamexport import Options, Plan
+from streamexport.errors import AbsentError, NetError
+from streamexport.net.kernels import Filled, Selected, Sum
+from streamexport.payload.pieces import Extent, Layout
+from streamexport.running.engines import open_engine
+from tests.shared import caffe_judge
+
+TOLERANCE = 1e-5
+READERS = {"portable": ("stream", "opencv", "caffe"), "bvlc": ("stream", "caffe"), "ssd": ("stream", "caffe")}
+READERS["opencv"] = ("stream", "opencv")
+STEPS, BATCH, INPUTS, OUTPUTS = 4, 2, 3, 5
+SEQUENCE = (STEPS, BATCH, INPUTS)
+
+
+class Steps(nn.Module):
+    """A recurrence of which the steps are wanted."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        self.r = getattr(nn, kind)(INPUTS, OUTPUTS, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.r(x)[0]
+
+
+class Everything(Steps):
+    """All that it makes, from states that are given."""
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor | None = None) -> Any:
+        return self.r(x, h if c is None else (h, c))
+
+
+class Ends(Steps):
+    """What a classifier of sequences takes."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__(kind, **options)
+        self.fc = nn.Linear(OUTPUTS, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = self.r(x)
+        h = state[0] if isinstance(state, tuple) else state
+        return self.fc(h[-1]), self.fc(y[:, -1] if self.r.batch_first else y[-1])
+
+
+class Cells(nn.Module):
+    """Cells in a loop, from zeros on."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        self.cell = getattr(nn, kind)(INPUTS, OUTPUTS, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        for step in x:
+            state = self.cell(step, state)
+        return state[0] if isinstance(state, tuple) else state
+
+
+class Recogniser(nn.Module):
+    """Text in an image, as CRNN reads it: columns of features are steps, read in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d((4, 2)))
+        self.r = nn.LSTM(6, 5, num_layers=2, bidirectional=True)
+        self.fc = nn.Linear(10, 7)
+
+    def forward(self, image: Tensor) -> Tensor:
+        columns = self.features(image).squeeze(2).permute(2, 0, 1)
+        return self.fc(self.r(columns)[0]).log_softmax(2)
+
+
+class Tagger(nn.Module):
+    """From a state that is learned, with a gate of another recurrence's last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r, self.other = nn.GRU(INPUTS, OUTPUTS, bidirectional=True), nn.LSTM(INPUTS, OUTPUTS)
+        self.h = nn.Parameter(torch.randn(2, 1, OUTPUTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, h = self.r(x, self.h.expand(2, x.shape[1], OUTPUTS))
+        _, (_, c) = self.other(x)
+        return y[-1:].relu() * torch.cat((c, h[1:]), 2).sigmoid()
+
+
+NETS = {net.__name__: net for net in (Steps, Everything, Ends, Cells, Recogniser, Tagger)}
+
+
+def build(net: str, **arguments: Any) -> nn.Module:
+    """For --net."""
+    torch.manual_seed(1)
+    return NETS[net](**arguments)
+
+
+@dataclass
+class Case:
+    """A module, and the shapes of what it takes."""
+
+    net: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    shapes: Sequence[tuple[int, ...]] = (SEQUENCE,)
+
+    def converted(self, directory: Path, dialect: str, output: str = "net.caffemodel", **options: Any) -> Plan:
+        directory.mkdir(exist_ok=True)
+        torch.save(build(self.net, **self.arguments).state_dict(), directory / "c.pth")
+        asked = Options(
+            net=f"{__file__}:build",
+            net_args=json.dumps({"net": self.net, **self.arguments}),
+            input_shape=tuple(self.shapes) if len(self.shapes) > 1 else self.shapes[0],
+            dialect=dialect,
+            **options,
+        )
+        return streamexport.convert([directory / "c.pth"], directory / output, asked)
+
+    def given(self) -> list[Tensor]:
+        return [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, shape in enumerate(self.shapes)]
+
+    def expected(self) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [leaf.numpy() for leaf in tree_leaves(build(self.net, **self.arguments).eval()(*self.given()))]
+
+    def assert_computed(self, plan: Plan, engine: str, directory: Path, tolerance: float = TOLERANCE) -> None:
+        given = dict(zip(plan.net.inputs, (x.numpy() for x in self.given()), strict=True))
+        files = directory / "net.prototxt", [plan.path]
+        with open_engine(engine, *files, plan.net.outputs) as compute:
+            found = compute(given)
+        for name, values in zip(plan.net.outputs, self.expected(), strict=True):
+            assert found[name].size == values.size
+            error = np.abs(found[name].reshape(values.shape) - values).max()
+            assert error <= tolerance * np.abs(values).max(), (engine, name, error)
+
+
+FIRST, STATE = (BATCH, STEPS, INPUTS), (1, BATCH, OUTPUTS)
+CASES = {
+    "lstm": Case("Steps", {"kind": "LSTM"}),
+    "lstm of one image, batch first": Case("Steps", {"kind": "LSTM", "batch_first": True}, [(1, STEPS, INPUTS)]),
+    "lstm, batch first, without biases": Case("Steps", {"kind": "LSTM", "batch_first": True, "bias": False}, [FIRST]),
+    "lstm, both directions": Case("Steps", {"kind": "LSTM", "bidirectional": True}),
+    "lstm, two layers, both directions": Case("Steps", {"kind": "LSTM", "num_layers": 2, "bidirectional": True}),
+    "lstm of one step": Case("Ends", {"kind": "LSTM"}, [(1, BATCH, INPUTS)]),
+    "lstm without a batch": Case("Steps", {"kind": "LSTM"}, [(STEPS, INPUTS)]),
+    "lstm, states": Case("Everything", {"kind": "LSTM"}, [SEQUENCE, STATE, STATE]),
+    "lstm, states, both directions": Case(
+        "Everything", {"kind": "LSTM", "num_layers": 2, "bidirectional": True}, [SEQUENCE, *[(4, BATCH, OUTPUTS)] * 2]
+    ),
+    "lstm, ends": Case("Ends", {"kind": "LSTM"}),
+    "lstm, ends, batch first": Case("Ends", {"kind": "LSTM", "batch_first": True, "num_layers": 2}, [FIRST]),
+    "gru": Case("Steps", {"kind": "GRU"}),
+    "gru, both directions, without biases": Case("Steps", {"kind": "GRU", "bidirectional": True, "bias": False}),
+    "gru, states": Case("Everything", {"kind": "GRU", "bidirectional": True}, [SEQUENCE, (2, BATCH, OUTPUTS)]),
+    "gru, ends": Case("Ends", {"kind": "GRU"}),
+    "rnn": Case("Steps", {"kind": "RNN", "num_layers": 2}),
+    "rnn, relu, both directions": Case("Steps", {"kind": "RNN", "nonlinearity": "relu", "bidirectional": True}),
+    "rnn, states": Case("Everything", {"kind": "RNN"}, [SEQUENCE, STATE]),
+    "lstm cell": Case("Cells", {"kind": "LSTMCell"}),
+    "gru cell": Case("Cells", {"kind": "GRUCell", "bias": False}),
+    "rnn cell": Case("Cells", {"kind": "RNNCell"}),
+    "recogniser": Case("Recogniser", shapes=[(1, 1, 4, 12)]),
+    "recogniser, two images": Case("Recogniser", shapes=[(2, 1, 4, 12)]),
+    "tagger": Case("Tagger"),
+}
+
+
+@pytest.mark.parametrize("dialect", READERS)
+@pytest.mark.parametrize("name", CASES)
+def test_our_engine_and_opencv_compute_what_torch_computes(tmp_path, name, dialect):
+    plan = CASES[name].converted(tmp_path, dialect)
+    for engine in READERS[dialect]:
+        if engine != "caffe":
+            CASES[name].assert_computed(plan, engine, tmp_path)
+
+
+@pytest.mark.caffe
+@pytest.mark.parametrize("dialect", ["portable", "bvlc", "ssd"])
+def test_caffe_computes_what_torch_computes(tmp_path, dialect):
+    caffe_judge.require()
+    for number, case in enumerate(CASES.values()):
+        directory = tmp_path / str(number)
+        case.assert_computed(case.converted(directory, dialect), "caffe", directory)
