@@ -133,15 +133,14 @@ class Case:
     ) -> Plan:
         directory.mkdir(exist_ok=True)
         torch.save(build(self.net, **self.arguments).to(saved).state_dict(), directory / "c.pth")
-        asked = Options(
-            net=f"{__file__}:build",
-            net_args=json.dumps({"net": self.net, **self.arguments}),
-            input_shape=tuple(self.shapes) if len(self.shapes) > 1 else self.shapes[0],
-            dialect=dialect,
-            **options,
-        )
+        asked = self.options(dialect, **options)
         with traced_once(f"{self}"):
             return streamexport.convert([directory / "c.pth"], directory / output, asked, form=form)
+
+    def options(self, dialect: str, **options: Any) -> Options:
+        arguments = json.dumps({"net": self.net, **self.arguments})
+        shape = tuple(self.shapes) if len(self.shapes) > 1 else self.shapes[0]
+        return Options(net=f"{__file__}:build", net_args=arguments, input_shape=shape, dialect=dialect, **options)
 
     def given(self) -> list[Tensor]:
         return [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, shape in enumerate(self.shapes)]
@@ -225,7 +224,8 @@ def test_the_weights_of_an_lstm_are_moved_from_where_they_lie(tmp_path, dialect)
     assert kinds == ([Layout, Sum, Layout] if dialect == "bvlc" else [Layout, Layout, Sum, Filled, Filled])
     for piece in pieces[:2]:
         assert {type(part) for part in getattr(piece, "pieces", ())} <= {Extent}
-    assert streamexport.verify([tmp_path / "c.pth"], [tmp_path / "net.caffemodel"]).problems == ()
+    files, options = ([tmp_path / "c.pth"], [tmp_path / "net.caffemodel"]), CASES["lstm"].options(dialect)
+    assert streamexport.verify(*files, options).problems == ()
 
 
 @pytest.mark.parametrize("name", ["gru", "rnn", "lstm cell"])
