@@ -30,3 +30,15 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+class SpeakerEncoder(nn.Module):
+    """Resemblyzer's: what a voice is like, of mel spectrograms (batch, frames, 40). Its own file imports what reads sound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(40, 256, 3, batch_first=True), nn.Linear(256, 256)
+
+    def forward(self, mels: Tensor) -> Tensor:
+        _, (state, _) = self.lstm(mels)
+        return F.normalize(self.linear(state[-1]).relu(), dim=1)

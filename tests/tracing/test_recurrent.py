@@ -22,6 +22,7 @@ from streamexport.net.kernels import Blocks, Filled, Selected, Sum
 from streamexport.payload.pieces import Extent, Layout
 from streamexport.running.engines import open_engine
 from tests.shared import caffe_judge
+from tests.shared.real_nets import SpeakerEncoder
 from tests.tracing.test_traced import traced_once
 
 TOLERANCE = 1e-5
@@ -105,7 +106,7 @@ class Tagger(nn.Module):
         return y[-1:].relu() * torch.cat((c, h[1:]), 2).sigmoid()
 
 
-NETS = {net.__name__: net for net in (Steps, Everything, Ends, Cells, Recogniser, Tagger)}
+NETS = {net.__name__: net for net in (Steps, Everything, Ends, Cells, Recogniser, Tagger, SpeakerEncoder)}
 
 
 def build(net: str, **arguments: Any) -> nn.Module:
@@ -294,3 +295,25 @@ def test_opencv_is_not_given_what_it_crashes_on(tmp_path):
 def test_projections_are_refused_by_name(tmp_path):
     with pytest.raises(NetError, match=r"aten.lstm.input \(in r at .*\) projects its states \(proj_size\)"):
         Case("Steps", {"kind": "LSTM", "proj_size": 2}).converted(tmp_path, "portable")
+
+
+# Trained weights
+
+VOICES = ("resemblyzer==0.1.4", "pretrained.pt")
+
+
+@pytest.mark.parametrize(("dialect", "engine"), [("bvlc", "stream"), ("opencv", "opencv"), ("bvlc", "caffe")])
+def test_trained_weights_of_an_lstm(real, tmp_path, dialect, engine):
+    if engine == "caffe":
+        caffe_judge.require()
+    case = Case("SpeakerEncoder", shapes=[(2, 12, 40)])
+    trained = build("SpeakerEncoder").eval()
+    trained.load_state_dict(torch.load(real(*VOICES), "cpu")["model_state"], strict=False)
+    plan = streamexport.convert([real(*VOICES)], tmp_path / "net.caffemodel", case.options(dialect))
+    (given,) = (x.abs() for x in case.given())
+    with open_engine(engine, tmp_path / "net.prototxt", [plan.path], plan.net.outputs) as compute:
+        (found,) = compute(given.numpy()).values()
+    with torch.no_grad():
+        expected = trained(given).numpy()
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(expected[0] - expected[1]).max() > 0.01
