@@ -130,8 +130,13 @@ class Selected(_OfNothing):
     name = "selection"
 
     def __init__(self, width: int, columns: Sequence[int | None]) -> None:
+        self.width, self.count = width, width * len(columns)
         self.ones = [row * width + column for row, column in enumerate(columns) if column is not None]
-        self.count = width * len(columns)
+
+    @property
+    def columns(self) -> list[int]:
+        """Where the ones are in their rows; nothing for rows that have none."""
+        return [one % self.width for one in self.ones]
 
     def elements(self, first: int, last: int) -> Array:
         from bisect import bisect_left

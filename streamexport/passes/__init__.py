@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..net.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sharing, sums, turning
+from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sharing, slicing, sums, turning
 
 
 def apply(
@@ -21,13 +21,13 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, turned dimensions, dialect, folding, input, cleaning, outputs, what OpenCV merges, writing in
-    place, precision, names; sharing last, when all is said."""
+    """Cutting, softmax, sums, slices, turned dimensions, dialect, folding, input, cleaning, outputs, what OpenCV merges,
+    writing in place, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
         net = outputs.without_softmax(net)
-    net = dialects.express(turning.into_weights(sums.shorten(net)), dialect)
+    net = dialects.express(turning.into_weights(slicing.slice_parts(sums.shorten(net))), dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)

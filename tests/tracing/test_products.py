@@ -5,6 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import streamexport
+from streamexport.caffe.models import open_models
+from streamexport.errors import NetError
+from streamexport.net import kernels
+from streamexport.net.graph import Layer, Net
+from streamexport.net.kernels import Selected
+from streamexport.net.operations import Convolution, Input, MatMul, Slice
+from streamexport.net.windows import ONE_PIXEL
+from streamexport.passes import dialects, slicing
+from streamexport.sources import open_source
 from tests.conversion.test_consumers import opencv_logits
 from tests.shared import caffe_judge
 from tests.shared.product_modules import PRODUCTS
@@ -30,6 +40,79 @@ def test_opencv_and_stream_compute_what_torch_computes(tmp_path, name):
 def test_other_options_compute_the_same(tmp_path, dialect, options):
     made = Converted(tmp_path, "small vit", dialect=dialect, **options)
     made.assert_agrees(made.stream())
+
+
+@pytest.mark.parametrize("name", ["attention, unbind", "attention, select", "small vit"])
+def test_a_packed_product_is_sliced_and_not_multiplied(tmp_path, name):
+    made = Converted(tmp_path, name, dialect="opencv")
+    slices = [layer for layer in made.plan.net.layers if layer.type == "Slice"]
+    assert slices and all(len(layer.tops) == 3 for layer in slices)
+    picks = [layer for layer in made.plan.net.layers if layer.blobs and isinstance(layer.blobs[0].values, Selected)]
+    assert len(picks) == ("vit" in name)  # the class token
+
+
+def test_parts_that_are_not_all_of_a_blob_are_picked_by_themselves():
+    """Nor are parts that overlap, nor all of one blob in another's place."""
+    blob, other = (Layer(name, Input(((1, 6, 2, 2),)), (), (name,), shapes=((1, 6, 2, 2),)) for name in "xy")
+
+    def pick(bottom: str, first: int, last: int) -> Layer:
+        weight = kernels.selected((last - first, 6, 1, 1), range(first, last))
+        name, shape = f"{bottom}{first}{last}", (1, last - first, 2, 2)
+        return Layer(
+            name, Convolution(last - first, ONE_PIXEL, has_bias=False), (bottom,), (name,), (weight,), shapes=(shape,)
+        )
+
+    def sliced(*picks: Layer) -> list[Layer]:
+        net = Net("net", (blob, other, *picks), outputs=tuple(layer.tops[0] for layer in picks))
+        return list(slicing.slice_parts(net).layers[2:])
+
+    for left in (
+        [pick("x", 0, 2), pick("x", 2, 5)],
+        [pick("x", 0, 3), pick("x", 2, 6)],
+        [pick("x", 0, 2), pick("y", 2, 6)],
+    ):
+        assert sliced(*left) == left
+    (made,) = sliced(pick("x", 4, 6), pick("x", 0, 1), pick("x", 1, 4))
+    assert (made.operation, made.tops) == (Slice(1, (1, 4)), ("x01", "x14", "x46"))
+
+
+@pytest.mark.parametrize("form", ["caffemodel", "hdf5"])
+def test_no_file_holds_what_layers_write(tmp_path, form):
+    made = Converted(tmp_path, "attention, unbind", dialect="bvlc")
+    path = tmp_path / f"m.{'caffemodel' if form == 'caffemodel' else 'caffemodel.h5'}"
+    streamexport.convert([tmp_path / "c.pth"], path, made.options)
+    held = {layer.name for layer in open_models([open_source(path)]).layers if layer.blobs}
+    assert held and not held.intersection(layer.name for layer in made.plan.net.layers if layer.shared)
+    (found,) = streamexport.forward(path.parent / "m.prototxt", [path], made.image, made.outputs).values()
+    made.assert_agrees([found])
+    costs = {cost.name: cost for cost in streamexport.costs(path.parent / "m.prototxt")}
+    written = [layer for layer in made.plan.net.layers if layer.shared]
+    assert len(written) == 4 and not any(costs[layer.name].parameters for layer in written)
+    assert sum(costs[layer.name].multiply_adds for layer in written) == 2 * 2 * 144
+
+
+def test_what_products_need_is_said(tmp_path):
+    notes = {
+        d: Converted(tmp_path / d, "attention, unbind", dialect=d).plan.notes for d in ("opencv", "bvlc", "portable")
+    }
+    assert not any("products of two activations" in note for note in notes["opencv"])
+    assert any(note.startswith("2 products of two activations are convolutions") for note in notes["bvlc"])
+    # scores: 2 heads of 6 x 6 sums of 4, then 6 x 4 sums of 6; each multiplication twice, and the results
+    whole, weights = 4 * (2 * 2 * (144 + 144) + 72 + 48), 4 * (48 + 72 + 48 + 48)
+    said = f"2 products of two activations take {whole} bytes where no memory is used again, as in Caffe; `dialect=bvlc` takes"
+    assert any(note.startswith(f"{said} {weights} for them") for note in notes["portable"])
+
+
+def test_portable_refuses_what_no_blob_holds():
+    """2,048 tokens of 1,024 numbers each."""
+    inputs = tuple(Layer(name, Input(((2048, 1024),)), (), (name,), shapes=((2048, 1024),)) for name in "xy")
+    product = Layer("p", MatMul(False, True), ("x", "y"), ("p",), shapes=((2048, 2048),))
+    net = Net("net", (*inputs, product), outputs=("p",))
+    with pytest.raises(
+        NetError, match="layer p: multiplies matrices as blobs of 4294967296 elements, Caffe's hold 2147483647"
+    ):
+        dialects.express(net, "portable")
+    assert {layer.type for layer in dialects.express(net, "bvlc").layers} >= {"Parameter", "Silence"}
 
 
 @pytest.mark.caffe
