@@ -85,7 +85,7 @@ def test_no_file_holds_what_layers_write(tmp_path, form):
     assert held and not held.intersection(layer.name for layer in made.plan.net.layers if layer.shared)
     (found,) = streamexport.forward(path.parent / "m.prototxt", [path], made.image, made.outputs).values()
     made.assert_agrees([found])
-    costs = {cost.name: cost for cost in streamexport.costs(path.parent / "m.prototxt")}
+    costs = {cost.layer: cost for cost in streamexport.costs(path.parent / "m.prototxt")}
     written = [layer for layer in made.plan.net.layers if layer.shared]
     assert len(written) == 4 and not any(costs[layer.name].parameters for layer in written)
     assert sum(costs[layer.name].multiply_adds for layer in written) == 2 * 2 * 144
