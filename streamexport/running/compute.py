@@ -8,135 +8,28 @@ torch is imported at the top: whoever imports this module is about to compute.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from ..net import operations as ops
-from ..net.graph import Blob
 from ..net.operations import Operation, Shape
 from ..net.operations.normalizations import covered
 from ..net.operations.operation import axis_of
 from ..net.windows import Window
-from ..payload.tensors import FLOAT32
+from .recurrences import gru, lstm
+from .task import Task, empty
 
-WEIGHTS = 6 << 20
-"""Weights held at a time. Fewer cost time: a matrix product per piece has to be worth its start."""
-MADE = 2 << 20
-"""Elements of a top made at a time, beside the top: torch's convolution takes three times their memory."""
-CAST = 1 << 18
-"""Elements of other types that are converted at a time."""
 LOWEST = torch.finfo(torch.float32).min  # what Caffe's MAX pooling begins with, and keeps where a window is empty
-
-Values = np.ndarray[Any, np.dtype[np.float32]]
-
-
-class Buffer:
-    """Memory for weights that is used again and again."""
-
-    def __init__(self) -> None:
-        self._values = empty((WEIGHTS,))
-
-    def part(self, count: int) -> Tensor:
-        """Room for so many weights: more than WEIGHTS only where a single row has more."""
-        if count > len(self._values):
-            self._values = empty((count,))
-        return self._values[:count]
-
-
-class Parameters:
-    """The blobs of one layer, read when asked for, in the shapes that the layer expects."""
-
-    def __init__(self, blobs: Sequence[Blob], shapes: Sequence[Shape], buffer: Buffer) -> None:
-        self._blobs, self._shapes, self._buffer = blobs, shapes, buffer
-
-    def __len__(self) -> int:
-        return len(self._blobs)
-
-    def shape(self, index: int) -> Shape:
-        return self._shapes[index]
-
-    def whole(self, index: int) -> Tensor:
-        """A small blob."""
-        values: Values = np.empty(self._blobs[index].count, np.float32)
-        _read(self._blobs[index], 0, values)
-        return torch.from_numpy(values).view(self._shapes[index])
-
-    def rows(self, unit: int, made: int, index: int = 0) -> Iterator[tuple[int, int, Tensor]]:
-        """A blob in pieces along its first axis: (first, last, what lies between), each valid until the next.
-
-        A piece is either a number of whole units (of `unit` rows) or a part of one. Of a row `made` elements are made.
-        """
-        blob, shape = self._blobs[index], self._shapes[index]
-        row = prod(shape[1:])
-        most = max(1, min(WEIGHTS // row, MADE // made))
-        block = max(1, most // unit) * unit
-        for start in range(0, shape[0], block):
-            stop = min(start + block, shape[0])
-            for first in range(start, stop, most):
-                last = min(first + most, stop)
-                values = self._buffer.part((last - first) * row)
-                _read(blob, first * row, values.numpy())
-                yield first, last, values.view(last - first, *shape[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a layer is to work on, and the shapes of what it is to make; `is_spare` if nothing needs the first bottom
-    afterwards."""
-
-    bottoms: Sequence[Tensor]
-    tops: Sequence[Shape]
-    parameters: Parameters
-    is_spare: bool = False
-
-    @property
-    def bottom(self) -> Tensor:
-        return self.bottoms[0]
-
-    @property
-    def top(self) -> Shape:
-        return self.tops[0]
-
-    def taken(self) -> Tensor:
-        """The first bottom's elements, to be overwritten: memory that is not asked for need not be found and cleared."""
-        return self.bottom if self.is_spare else empty(self.bottom.shape).copy_(self.bottom)
-
-
-def empty(shape: Shape) -> Tensor:
-    """Memory for a top, straight from the system and straight back to it.
-
-    malloc keeps some of what is freed, and the next top does not fit between what is still in use: the largest ResNeXt
-    took up to 25 MiB more, and each time another amount.
-    """
-    memory = mmap.mmap(-1, FLOAT32.itemsize * prod(shape), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
 
 def compute(operation: Operation, task: Task) -> list[Tensor]:
     """The tops of a layer. A top may share memory with a bottom; a spare bottom may be overwritten, no other."""
     return _OPERATIONS[type(operation)](operation, task)
-
-
-def _read(blob: Blob, first: int, into: Values) -> None:
-    """Elements of a blob from `first` on, as float32."""
-    size = blob.dtype.itemsize
-    if blob.dtype == FLOAT32:
-        blob.values.render(first * size, (first + len(into)) * size, into.data.cast("B"))
-        return
-    for start in range(0, len(into), CAST):
-        part = into[start : start + CAST]
-        stored: np.ndarray[Any, np.dtype[Any]] = np.empty(len(part), blob.dtype.code)
-        at = (first + start) * size
-        blob.values.render(at, at + stored.nbytes, stored.data.cast("B"))
-        part[:] = stored
 
 
 def _spread(values: Tensor, axis: int, bottom: Tensor) -> Tensor:
@@ -202,50 +95,6 @@ def _matmul(operation: ops.MatMul, task: Task) -> Tensor:
     flags = (operation.is_first_transposed, operation.is_second_transposed)
     first, second = (x.mT if flag else x for x, flag in zip(task.bottoms, flags, strict=True))
     return first @ second
-
-
-def _product(task: Task, index: int, vectors: Tensor) -> Tensor:
-    """Vectors times the transpose of a blob."""
-    made = empty((len(vectors), task.parameters.shape(index)[0]))
-    for first, last, weight in task.parameters.rows(1, len(vectors), index):
-        made[:, first:last] = torch.mm(vectors, weight.T)
-    return made
-
-
-def _lstm(operation: ops.LSTM, task: Task) -> list[Tensor]:
-    """The state is multiplied by what is read anew at each step: large weights are never held."""
-    steps, batch = task.bottom.shape[:2]
-    is_caffe_s = len(task.bottoms) > 1
-    inputs, bias, states = (0, 1, 2) if is_caffe_s else (1, 2, 0)
-    came_in = _product(task, inputs, task.bottom.reshape(steps * batch, -1)).view(steps, batch, -1)
-    came_in += task.parameters.whole(bias)
-    state = cell = torch.zeros(batch, operation.outputs)
-    if not is_caffe_s:
-        state, cell = task.parameters.whole(3), task.parameters.whole(4)
-    elif operation.exposes_states:
-        state, cell = (bottom[0] for bottom in task.bottoms[2:])
-    top = empty(task.top)
-    for step in reversed(range(steps)) if operation.is_reversed else range(steps):
-        goes_on = task.bottoms[1][step, :, None] if is_caffe_s else 1
-        gates = came_in[step] + _product(task, states, state * goes_on)
-        enters, stays, leaves = (gate.sigmoid() for gate in gates[:, : 3 * operation.outputs].chunk(3, 1))
-        cell = stays * (cell * goes_on) + enters * gates[:, 3 * operation.outputs :].tanh()
-        top[step] = state = leaves * cell.tanh()
-    return [top, state[None], cell[None]][: len(task.tops)]
-
-
-def _gru(operation: ops.GRU, task: Task) -> Tensor:
-    steps, batch = task.bottom.shape[:2]
-    came_in = _product(task, 1, task.bottom.reshape(steps * batch, -1)).view(steps, batch, -1)
-    bias, state_bias = task.parameters.whole(2).chunk(2)
-    came_in += bias
-    state, top = task.parameters.whole(3), empty(task.top)
-    for step in range(steps):
-        update, reset, new = (_product(task, 0, state) + state_bias).chunk(3, 1)
-        own_update, own_reset, own_new = came_in[step].chunk(3, 1)
-        new = (own_new + (own_reset + reset).sigmoid() * new).tanh()
-        top[step] = state = new + (own_update + update).sigmoid() * (state - new)
-    return top
 
 
 def _pooling(operation: ops.Pooling, task: Task) -> Tensor:
@@ -421,10 +270,10 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.ELU: _one(lambda operation, task: F.elu_(task.taken(), operation.alpha)),
     ops.Eltwise: _one(_eltwise),
     ops.Exp: _one(_exp),
-    ops.GRU: _one(_gru),
+    ops.GRU: _one(gru),
     ops.InnerProduct: _one(_inner_product),
     ops.LRN: _one(_lrn),
-    ops.LSTM: _lstm,
+    ops.LSTM: lstm,
     ops.Log: _one(_log),
     ops.MVN: _one(_mvn),
     ops.MatMul: _one(_matmul),

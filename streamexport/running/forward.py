@@ -187,7 +187,8 @@ def _run(
     """Computes the steps, and yields each with copies of those of its tops that are wanted."""
     import torch
 
-    from .compute import Buffer, Parameters, Task, compute, empty
+    from .compute import compute
+    from .task import Buffer, Parameters, Task, empty
 
     last_use = {name: index for index, step in enumerate(steps) for name in step.layer.bottoms}
     alive: dict[str, torch.Tensor] = {}

@@ -29,8 +29,9 @@ from streamexport.net.inference import Step, infer
 from streamexport.net.operations import KINDS, NEUTRAL, Operation, Shape
 from streamexport.net.windows import Window
 from streamexport.payload.pieces import Literal
-from streamexport.running.compute import Buffer, Parameters, Task, compute
+from streamexport.running.compute import compute
 from streamexport.running.forward import forward
+from streamexport.running.task import Buffer, Parameters, Task
 from tests.shared import caffe_judge
 from tests.shared.small_nets import random, weights
 

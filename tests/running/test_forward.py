@@ -17,7 +17,7 @@ from streamexport import forward, forward_layers
 from streamexport.caffe import caffe_pb2
 from streamexport.caffe.caffemodel import wire
 from streamexport.errors import FormatError, NetError, SourceChangedError
-from streamexport.running import compute
+from streamexport.running import task
 from tests.conftest import ROOT, run_cli
 from tests.shared import caffe_judge
 from tests.shared.reference import reference
@@ -246,7 +246,7 @@ def test_weights_may_come_in_pieces_of_any_size(tmp_path, monkeypatch, limit, pi
         (whole,), _ = run(tmp_path, kind, parameters, [bottom], blobs)
         size = rows[kind] if limit == "WEIGHTS" else made_of_row[kind]
         with monkeypatch.context() as patch:
-            patch.setattr(compute, limit, pieces * size)
+            patch.setattr(task, limit, pieces * size)
             (made,), _ = run(tmp_path, kind, parameters, [bottom], blobs)
         assert_close(made, torch.from_numpy(whole))
 
