@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..net.graph import Layer, Net, written
-from ..net.operations import Dropout, Flatten, InnerProduct, Input, Power, Silence
+from ..net.operations import Dropout, Eltwise, Flatten, InnerProduct, Input, Power, Silence
 
 NOTHING = Power()
 """A Power that changes nothing."""
@@ -72,22 +72,35 @@ def without_dead(net: Net) -> Net:
 
 
 def write_in_place(net: Net) -> Net:
-    """Layers that may, write over their bottom, where nobody else takes it: activations then take less memory."""
+    """Layers that may, write over a bottom, where nobody else takes it: activations then take less memory."""
     consumers = net.consumers
     makers = {top: layer for layer in net.layers for top in layer.tops}
+    outputs = set(net.outputs)
     renamed: dict[str, str] = {}
     layers = []
     for layer in net.layers:
-        bottoms = tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms)
-        tops = layer.tops
-        if layer.operation.writes_in_place and len(layer.bottoms) == 1:
-            (bottom,), (top,) = layer.bottoms, layer.tops
-            may = not makers[bottom].operation.shares_memory and len(consumers[bottom]) == 1
-            if may and bottom not in net.outputs and top not in net.outputs:
-                tops = bottoms
-                renamed[top] = bottoms[0]
+        free = (
+            bottom
+            for bottom in _overwritable(layer)
+            if not makers[bottom].operation.shares_memory and len(consumers[bottom]) == 1 and bottom not in outputs
+        )
+        over = None if outputs.intersection(layer.tops) else next(free, None)
+        bottoms = layer.bottoms
+        if over is not None:
+            bottoms = (over, *(bottom for bottom in bottoms if bottom != over))
+        bottoms = tuple(renamed.get(bottom, bottom) for bottom in bottoms)
+        tops = layer.tops if over is None else bottoms[:1]
+        renamed.update({} if over is None else {layer.tops[0]: bottoms[0]})
         layers.append(replace(layer, bottoms=bottoms, tops=tops))
     return net.with_layers(tuple(layers))
+
+
+def _overwritable(layer: Layer) -> tuple[str, ...]:
+    """The bottoms that a layer may be written over, in Caffe: its only one, or one of two factors."""
+    operation, bottoms = layer.operation, layer.bottoms
+    if isinstance(operation, Eltwise):
+        return bottoms if operation.method == "PROD" and len(set(bottoms)) == len(bottoms) == 2 else ()
+    return bottoms if operation.writes_in_place and len(bottoms) == 1 else ()
 
 
 def _without(net: Net, dropped: Iterable[Layer]) -> Net:

@@ -230,6 +230,31 @@ def test_layers_write_over_their_bottoms(assert_same):
     assert_same(made, original)
 
 
+def test_products_are_written_over_a_factor_that_nobody_else_takes(assert_same):
+    """The second one comes first then; neither, where both are taken by others, or are the same."""
+    original = net(
+        convolution("conv", "data"),
+        convolution("gate", "data"),
+        layer("first", "Eltwise", "conv gate", method="PROD"),
+        layer("square", "Eltwise", "first first", method="PROD"),
+        convolution("conv2", "data"),
+        layer("second", "Eltwise", "square conv2", method="PROD"),
+        layer("sum", "Eltwise", "second square"),
+        layer("end", "Eltwise", "sum conv", method="PROD"),
+        layer("soft", "Softmax", "end"),
+        convolution("last", "soft"),
+        outputs="last",
+    )
+    made = cleaning.write_in_place(original)
+    tops = {layer.name: (layer.bottoms, layer.tops) for layer in made.layers}
+    assert tops["first"] == (("gate", "conv"), ("gate",))
+    assert tops["square"] == (("gate", "gate"), ("square",))
+    assert tops["second"] == (("conv2", "square"), ("conv2",))
+    assert tops["sum"] == (("conv2", "square"), ("sum",))
+    assert tops["end"] == (("sum", "conv"), ("sum",)) and tops["soft"] == (("sum",), ("sum",))
+    assert_same(made, original)
+
+
 @pytest.mark.parametrize(
     ("layers", "outputs"),
     [

@@ -90,6 +90,7 @@ def covered(bottoms: Sequence[Shape], axis: int, num_axes: int) -> tuple[int, Sh
 @dataclass(frozen=True, slots=True)
 class Softmax(Operation):
     axis: int = 1
+    writes_in_place: ClassVar[bool] = True
     merges_rightly: ClassVar[bool] = True
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
