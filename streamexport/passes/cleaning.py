@@ -58,17 +58,20 @@ def merge_powers(net: Net) -> Net:
 def without_dead(net: Net) -> Net:
     """Without layers that no output depends on; inputs stay, since who runs the net fills them.
 
-    Who works with a blob that layers write depends on these, and on what keeps it from being an output.
+    Who works with a blob that layers write depends on these. What keeps a top from being an output stays with its maker.
     """
-    needed, kept = set(net.outputs), []
+    needed, kept = set(net.outputs), set()
     tops = {name: top for top, name in written(net.layers).items()}
     for layer in reversed(net.layers):
-        is_silence = isinstance(layer.operation, Silence) and needed.issuperset(layer.bottoms)
-        if isinstance(layer.operation, Input) or needed.intersection(layer.tops) or is_silence:
-            kept.append(layer)
+        if isinstance(layer.operation, Input) or needed.intersection(layer.tops):
+            kept.add(layer.name)
             needed.update(layer.bottoms)
             needed.update(tops[name] for name in layer.shared if name in tops)
-    return net.with_layers(tuple(reversed(kept)))
+    made = {top for layer in net.layers if layer.name in kept for top in layer.tops}
+    kept.update(
+        layer.name for layer in net.layers if isinstance(layer.operation, Silence) and made.issuperset(layer.bottoms)
+    )
+    return net.with_layers(tuple(layer for layer in net.layers if layer.name in kept))
 
 
 def write_in_place(net: Net) -> Net:

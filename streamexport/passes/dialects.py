@@ -70,7 +70,7 @@ def express(net: Net, dialect: str) -> Net:
         bottoms = [shapes.get(bottom, ()) for bottom in layer.bottoms]
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
         made = _expressed(layer, bottoms, dialect)
-        if len(layer.tops) == 1:  # what has several of them calls them as they are called
+        if not isinstance(layer.operation, Recurrent):  # whose tops are called as they were
             if made[-1].tops != layer.tops:
                 renamed[layer.tops[0]] = made[-1].tops[0]
             made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)

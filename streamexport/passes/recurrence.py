@@ -1,6 +1,7 @@
 """Recurrences in the words of a dialect: a layer that does all steps, where its readers have one, else layers for each step.
 
-    LSTM        bvlc, ssd   Caffe's, with a constant `cont` that is 0 at the first step and 1 at all others
+    LSTM        bvlc, ssd   Caffe's, with a constant `cont` that is 0 at the first step and 1 at all others; everywhere 1, and
+                            with states as bottoms and tops, where they are given or the cell is wanted
                 opencv      OpenCV's, whose blobs are others
     GRU         opencv      OpenCV's
     all else                unrolled: what comes in is multiplied for all steps at once, then step by step the last state
@@ -32,6 +33,7 @@ from ..net.operations import (
     Reshape,
     Shape,
     Sigmoid,
+    Silence,
     Slice,
     TanH,
 )
@@ -92,6 +94,10 @@ class _Steps:
         (top,) = self.several(part, operation, bottoms, 1, blobs)
         return top
 
+    def end(self, part: str, x: _Top) -> None:
+        """Takes what nobody else does: it would be one more output of the net."""
+        self.several(f"{part}.end", Silence(), [x], 0)
+
     def slices(self, part: str, x: _Top, axis: int, count: int) -> list[_Top]:
         """Equal parts along an axis."""
         points = tuple(range(0, x.shape[axis], x.shape[axis] // count))[1:]
@@ -115,8 +121,7 @@ class _Steps:
     def named(self, made: dict[str, _Top]) -> Iterator[Layer]:
         """The layers, with the recurrence's own tops for what was made; the maker of the first one is called like it."""
         renamed = {made[what].name: top for what, top in zip(self.operation.makes, self.layer.tops, strict=True)}
-        wanted = max(place for place, layer in enumerate(self.layers) if renamed.keys() & set(layer.tops))
-        for layer in self.layers[: wanted + 1]:
+        for layer in self.layers:
             bottoms, tops = (tuple(renamed.get(n, n) for n in names) for names in (layer.bottoms, layer.tops))
             if self.layer.tops[0] in tops:
                 layer = replace(layer, name=self.layer.name, origin=self.layer.origin)
@@ -127,7 +132,7 @@ def express(layer: Layer, dialect: str) -> Iterator[Layer]:
     """The layers that a recurrence becomes."""
     steps = _Steps(layer)
     is_alone = not steps.states and "cell" not in steps.operation.makes
-    if steps.operation.kind == "lstm" and dialect in ("bvlc", "ssd") and is_alone:
+    if steps.operation.kind == "lstm" and dialect in ("bvlc", "ssd"):
         made = _caffe_s_lstm(steps)
     elif steps.operation.kind == "lstm" and dialect == "opencv" and is_alone:
         made = _opencv_s_lstm(steps)
@@ -140,21 +145,41 @@ def express(layer: Layer, dialect: str) -> Iterator[Layer]:
 
 def _caffe_s_lstm(net: _Steps) -> dict[str, _Top]:
     operation = net.operation
-    steps, batch, _ = operation.blob
     inputs, states, *biases = net.layer.blobs
     rows = [kernels.in_blocks(blob, 4, IFOG) for blob in (inputs, _bias(biases, states), states)]
-    shapes, values = ((1, batch), (steps - 1, batch)), (0.0, 1.0)
-    count = min(steps, 2)
-    goes_on = net.several("goes_on", DummyData(shapes[:count], values[:count]), [], count)
-    cont = net.concatenated("cont", goes_on)
     sequence = net.turned("reversed", net.sequence) if operation.is_reversed else net.sequence
-    made = net.add("lstm", LSTM(operation.outputs), sequence, cont, blobs=rows)
-    found = {}
-    if "state" in operation.makes:
-        found["state"] = net.step("state", made, steps - 1)
+    if net.states or "cell" in operation.makes:
+        made, found = _exposed(net, sequence, rows)
+    else:
+        made, found = _reset(net, sequence, rows)
     if "steps" in operation.makes:
         found["steps"] = net.turned("forward", made) if operation.is_reversed else made
     return found
+
+
+def _reset(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, dict[str, _Top]]:
+    """All steps from zeros on: what is left of the last forward is multiplied by 0."""
+    steps, batch, _ = sequence.shape
+    count = min(steps, 2)
+    constants = DummyData(((1, batch), (steps - 1, batch))[:count], (0.0, 1.0)[:count])
+    cont = net.concatenated("cont", net.several("goes_on", constants, [], count))
+    made = net.add("lstm", LSTM(net.operation.outputs), sequence, cont, blobs=rows)
+    return made, {"state": net.step("state", made, steps - 1)} if "state" in net.operation.makes else {}
+
+
+def _exposed(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, dict[str, _Top]]:
+    """All steps from states that are given, and the last ones."""
+    steps, batch, _ = sequence.shape
+    outputs = net.operation.outputs
+    cont = net.add("cont", DummyData(((steps, batch),), (1.0,)))
+    given = net.states or net.several("zeros", DummyData(((1, batch, outputs),)), [], 2)
+    names = ("steps", "state", "cell")
+    tops = net.several("lstm", LSTM(outputs, exposes_states=True), [sequence, cont, *given], 3, rows)
+    found = dict(zip(names, tops, strict=True))
+    for name in names:
+        if name not in net.operation.makes:
+            net.end(name, found[name])
+    return tops[0], found
 
 
 def _opencv_s_lstm(net: _Steps) -> dict[str, _Top]:
@@ -210,6 +235,8 @@ def _unrolled(net: _Steps) -> dict[str, _Top]:
     found = {"state": held[0], "cell": held[-1]}
     if "steps" in operation.makes:
         found["steps"] = net.concatenated("steps", states)
+    elif "state" not in operation.makes:  # the gate of the last one is cut off, and for nothing
+        net.end("state", _Top(f"{net.layer.name}.{net.order[-1]}.slice.3", held[0].shape))
     return found
 
 
