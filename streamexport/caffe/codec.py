@@ -364,7 +364,10 @@ def _lstm_heard(layer: LayerParameter) -> Operation:
 _RANGE = {"base": "base", "scale": "scale", "shift": "shift"}
 
 _CODECS: Mapping[type[Operation], _Pair] = {
-    **{kind: _none(kind) for kind in (ops.AbsVal, ops.BNLL, ops.ReLU6, ops.Sigmoid, ops.Silence, ops.Split, ops.TanH)},
+    **{
+        kind: _none(kind)
+        for kind in (ops.AbsVal, ops.BNLL, ops.Gelu, ops.ReLU6, ops.Sigmoid, ops.Silence, ops.Split, ops.TanH)
+    },
     ops.ArgMax: _Pair(
         _fields(ops.ArgMax, "argmax_param", axis="axis", count="top_k", with_values="out_max_val").said, _argmax_heard
     ),

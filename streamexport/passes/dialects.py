@@ -1,6 +1,6 @@
 """What Caffe and its relatives say differently.
 
-Nets come with three things that not all of them know, and leave in words that the dialect's readers do:
+Nets come with things that not all of them know, and leave in words that the dialect's readers do:
 
     Pooling that rounds sizes down, PyTorch's way; Caffe's own is to round up
         portable    pool rounding up, then crop to the size of a pooling without padding that comes out right
@@ -13,6 +13,8 @@ Nets come with three things that not all of them know, and leave in words that t
         opencv, ssd Reshape, `Permute`, Reshape
         portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
+    Gelu, which is OpenCV's
+        portable, bvlc, ssd  x times the sigmoid of a polynomial
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -36,6 +38,7 @@ from ..net.operations import (
     Convolution,
     Crop,
     Eltwise,
+    Gelu,
     MatMul,
     Operation,
     Permute,
@@ -47,6 +50,7 @@ from ..net.operations import (
     ReLU6,
     Reshape,
     Shape,
+    Sigmoid,
 )
 from ..net.windows import ONE_PIXEL, Window
 from . import products, recurrence, turning
@@ -184,6 +188,35 @@ NEAR = 8
 """A limit up to which ReLU6 and its like are composed of distances from it."""
 
 
+GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
+"""x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
+largest deviations. The last coefficient is positive, so that beyond it the sigmoid is 0 or 1."""
+
+
+def _gelu(layer: Layer, dialect: str) -> Iterator[Layer]:
+    if dialect == "opencv":
+        yield layer
+        return
+    name, (bottom,) = layer.name, layer.bottoms
+
+    def step(part: str, operation: Operation, *bottoms: str) -> Layer:
+        made = f"{name}.{part}" if part else name
+        return Layer(made, operation, bottoms, (made,), shapes=layer.shapes)
+
+    square, inner = f"{name}.square", f"{name}.square"
+    yield step("square", Eltwise("PROD"), bottom, bottom)
+    *lower, factor = GELU
+    for degree, coefficient in reversed(list(enumerate(lower))):
+        yield step(f"c{degree}", Power(scale=factor, shift=coefficient), inner)
+        factor, inner = 1.0, f"{name}.c{degree}"
+        if degree:
+            yield step(f"p{degree}", Eltwise("PROD"), inner, square)
+            inner = f"{name}.p{degree}"
+    yield step("odd", Eltwise("PROD"), inner, bottom)
+    yield step("sigmoid", Sigmoid(), f"{name}.odd")
+    yield step("", Eltwise("PROD"), bottom, f"{name}.sigmoid")
+
+
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     moved = layer.operation
     assert isinstance(moved, Rearrange)
@@ -239,6 +272,7 @@ def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
     Pooling: _pooling,
     Clip: _clip,
+    Gelu: _gelu,
     Rearrange: _rearrange,
     Recurrent: recurrence.express,
 }

@@ -271,6 +271,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.Eltwise: _one(_eltwise),
     ops.Exp: _one(_exp),
     ops.GRU: _one(gru),
+    ops.Gelu: _one(lambda operation, task: F.gelu(task.bottom)),
     ops.InnerProduct: _one(_inner_product),
     ops.LRN: _one(_lrn),
     ops.LSTM: lstm,

@@ -78,6 +78,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.Exp: [ops.Exp(2.0, 0.5, 0.25)],
         ops.Flatten: [ops.Flatten(2, 3)],
         ops.GRU: [Example(ops.GRU(5), ((3, 2, 4),))],
+        ops.Gelu: [ops.Gelu()],
         ops.InnerProduct: [ops.InnerProduct(3, False, 2, True), ops.InnerProduct(3)],
         ops.Input: [Example(ops.Input((IMAGE, (2, 3))), (), 2)],
         ops.LRN: [ops.LRN(3, 0.5, 0.25, False, 2.0), ops.LRN(3, 0.5, 0.75, True)],
@@ -228,7 +229,7 @@ def only(made: Net, wanted: frozenset[str]) -> Net:
 @pytest.mark.caffe
 def test_shapes_and_numbers_are_caffe_s(tmp_path, side_by_side):
     """Of what Caffe 1.0 and its SSD family have; what one reader alone has is held against torch elsewhere."""
-    made = only(side_by_side, frozenset(KINDS) - {"Clip", "GRU", "MatMul", "ReLU6"})
+    made = only(side_by_side, frozenset(KINDS) - {"Clip", "GRU", "Gelu", "MatMul", "ReLU6"})
     assert {layer.type for layer in made.layers} >= CAFFES & set(KINDS)
     text, model, given = write(tmp_path, made)
     (expected,) = caffe_judge.judge(tmp_path)

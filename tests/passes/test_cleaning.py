@@ -242,7 +242,7 @@ def test_products_are_written_over_a_factor_that_nobody_else_takes(assert_same):
         layer("sum", "Eltwise", "second square"),
         layer("end", "Eltwise", "sum conv", method="PROD"),
         layer("soft", "Softmax", "end"),
-        convolution("last", "soft"),
+        layer("last", "AbsVal", "soft"),
         outputs="last",
     )
     made = cleaning.write_in_place(original)

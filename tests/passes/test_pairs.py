@@ -73,7 +73,7 @@ class Chain:
     @property
     def is_opencv_s(self) -> bool:
         """Whether it has layers that no Caffe has."""
-        return any(way in KINDS["MatMul"] for way in self.ways)
+        return any(way in (*KINDS["Gelu"], *KINDS["MatMul"]) for way in self.ways)
 
     def built(self, bench: Bench) -> Held:
         bench.is_positive = self.is_positive

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from .normalizations import LRN, MVN, BatchNorm, Bias, Normalize, Scale, Softmax
 from .opaque import Opaque
 from .operation import Merge, Operation, Shape
-from .pointwise import BNLL, ELU, AbsVal, Clip, Eltwise, Exp, Log, Power, PReLU, ReLU, ReLU6, Sigmoid, TanH
+from .pointwise import BNLL, ELU, AbsVal, Clip, Eltwise, Exp, Gelu, Log, Power, PReLU, ReLU, ReLU6, Sigmoid, TanH
 from .rearrangements import (
     Concat,
     Crop,
@@ -59,6 +59,7 @@ __all__ = [
     "Eltwise",
     "Exp",
     "Flatten",
+    "Gelu",
     "InnerProduct",
     "Input",
     "Log",

@@ -38,6 +38,11 @@ class ELU(Pointwise):
 
 
 @dataclass(frozen=True, slots=True)
+class Gelu(Pointwise):
+    """x times the share of a normal distribution below x. OpenCV has it; `passes.dialects` composes it for the others."""
+
+
+@dataclass(frozen=True, slots=True)
 class _OfBase(Pointwise):
     """Of shift + scale x, to a base; -1 is e."""
 

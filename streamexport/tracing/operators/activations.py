@@ -7,7 +7,7 @@ from math import inf, pi, prod
 from typing import Any
 
 from ...net import kernels
-from ...net.operations import BNLL, ELU, Clip, Exp, Log, PReLU, ReLU, Sigmoid, Softmax, TanH
+from ...net.operations import BNLL, ELU, Clip, Exp, Gelu, Log, PReLU, ReLU, Sigmoid, Softmax, TanH
 from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
@@ -15,10 +15,6 @@ from ..views import View
 from .reductions import whole_columns
 from .registry import operator
 from .shapes import halves
-
-GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
-"""x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
-largest deviations. The last coefficient is positive, so that beyond it the sigmoid is 0 or 1."""
 
 
 @operator("relu")
@@ -114,18 +110,12 @@ def _mish(scope: Scope, x: Operand) -> Value:
 
 @operator("gelu")
 def _gelu(scope: Scope, x: Operand, approximate: str = "none") -> Value:
+    if approximate != "tanh":
+        return scope.pointwise(Gelu(), x)
     x = scope.activation(x)
-    square = scope.power(x, power=2, part="square")
-    if approximate == "tanh":  # tanh(z) = 2 sigmoid(2 z) - 1, with z = sqrt(2 / pi) (x + 0.044715 x^3)
-        outer = 2 * (2 / pi) ** 0.5
-        coefficients: tuple[float, ...] = (outer, outer * 0.044715)
-    else:
-        coefficients = GELU
-    *lower, highest = coefficients
-    inner = scope.power(square, scale=highest, shift=lower[-1], part=f"c{len(lower)}")
-    for degree, coefficient in reversed(list(enumerate(lower[:-1]))):
-        inner = scope.eltwise("PROD", inner, square, part=f"p{degree + 1}")
-        inner = scope.power(inner, shift=coefficient, part=f"c{degree}")
+    # tanh(z) = 2 sigmoid(2 z) - 1, with z = sqrt(2 / pi) (x + 0.044715 x^3)
+    outer = 2 * (2 / pi) ** 0.5
+    inner = scope.power(scope.power(x, power=2, part="square"), scale=outer * 0.044715, shift=outer, part="c0")
     odd = scope.eltwise("PROD", inner, x, part="odd")
     return scope.eltwise("PROD", x, scope.pointwise(Sigmoid(), odd, part="sigmoid"))
 
