@@ -55,6 +55,26 @@ class Masked(nn.Module):
         return torch.cat(made, -1)
 
 
+class ByHand(nn.Module):
+    """A causal mask that scores are filled by, and one that is made of the image's own zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Linear(8, 8)
+        self.register_buffer("mask", torch.ones(1, 1, 9, 9).tril())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        q = self.q(x).view(len(x), 6, 2, 4).transpose(1, 2)
+        scores = q @ q.mT.tanh()
+        causal = scores.masked_fill(self.mask[:, :, :6, :6] == 0, -torch.inf).softmax(-1)
+        regions = x.new_zeros(6)
+        regions[4:] = 1
+        apart = regions[:, None] - regions
+        parted = scores + apart.masked_fill(apart != 0, -100.0)
+        shifted = torch.zeros_like(scores) + torch.full_like(scores, 0.5) * torch.ones_like(scores) + scores
+        return causal @ q, parted.softmax(-1) @ q, shifted + scores.new_full((6,), 2), scores.new_ones((6, 6)) @ q
+
+
 class Grouped(nn.Module):
     """Four heads of queries, two of keys and values; other tokens give the keys."""
 
@@ -190,6 +210,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "attention, split, causal": (lambda: Attention(6, 1, "split", is_causal=True), (3, 7, 6)),
     "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
     "masks": (Masked, (2, 6, 8)),
+    "masks by hand": (ByHand, (1, 6, 8)),
     "grouped queries": (Grouped, (2, 9, 8)),
     "multi-head": (lambda: MultiHead(False, batch_first=True), (2, 6, 8)),
     "multi-head, tokens first": (lambda: MultiHead(False), (6, 2, 8)),
