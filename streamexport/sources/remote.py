@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from mmap import mmap
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ..errors import SourceChangedError, SourceError
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions
 
 _T = TypeVar("_T")
+_Take = Callable[[int, memoryview], object]
+"""Is given bytes of an answer, and where in it they begin."""
 
 BLOCK = 1 << 20
 """Bytes of a block of headers."""
@@ -69,8 +70,13 @@ class RemoteFile(Source):
         """The object behind a URL, by one request, which brings its first bytes. SourceError if it cannot be had."""
         place = stores.at(url)
         unknown = cls(place.name, -1, None, None, url)
-        data, found = unknown._asked(0, BLOCK, threading.Event())
-        found._state.blocks[0] = Held(found.name, len(data), data)
+        data = bytearray()
+
+        def take(at: int, part: memoryview) -> None:
+            data[at:] = part  # from there on: an answer that ended early is followed by one from the start
+
+        found = unknown._asked(0, BLOCK, take, threading.Event())
+        found._state.blocks[0] = Held(found.name, len(data), memoryview(data).toreadonly())
         found._state.retries = unknown._state.retries
         return found
 
@@ -96,21 +102,37 @@ class RemoteFile(Source):
     def check(self) -> None:
         """Nothing is left to do: every range was compared as it came."""
 
-    def fetch(
-        self, offset: int, length: int, gone: threading.Event | None = None, buffer: bytearray | mmap | None = None
-    ) -> memoryview:
-        """Bytes of it, by one request, or several where that fails, until nobody wants them any more: they are `gone`.
+    def fetch(self, offset: int, length: int) -> memoryview:
+        """Bytes of it, see `pass_by`."""
+        data = memoryview(bytearray(length))
 
-        They lie in `buffer` then, if there is room for them.
+        def take(at: int, part: memoryview) -> None:
+            data[at - offset :][: len(part)] = part
+
+        self.pass_by(offset, length, take)
+        return data.toreadonly()
+
+    def pass_by(
+        self, offset: int, length: int, take: Callable[[int, memoryview], object], gone: threading.Event | None = None
+    ) -> None:
+        """Hands on bytes as they come, each part with its offset, until nobody wants them any more: they are `gone`.
+
+        Parts are in order; where a request fails, they come again from the first one on. They are what they are said to be
+        only when this returns. No part is kept: who wants one copies it.
 
         SourceError if they cannot be had, SourceChangedError if the object is not what it was.
         """
         start, stop = self._state.around(offset, offset + length)
-        data, found = self._asked(start, stop - start, gone or threading.Event(), buffer)
-        if found != self:
-            raise SourceChangedError("changed while it was read", file=self.name, offset=offset)
-        self._state.confirm(start, data)
-        return data[offset - start :][:length]
+        watched = _Watched(self._state.expected_in(start, stop))
+
+        def both(at: int, part: memoryview) -> None:
+            watched.see(start + at, part)
+            begin, end = max(0, offset - start - at), min(len(part), offset + length - start - at)
+            if begin < end:
+                take(start + at + begin, part[begin:end])
+
+        self._asked(start, stop - start, both, gone or threading.Event())
+        self._state.confirm(watched)
 
     @contextmanager
     def held(self, offset: int, data: Source) -> Iterator[None]:
@@ -156,16 +178,14 @@ class RemoteFile(Source):
                 blocks.popitem(last=False)
         return start, data
 
-    def _asked(
-        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | mmap | None = None
-    ) -> tuple[memoryview, RemoteFile]:
-        """A range, and what is found to be the object; asked for until it comes, or is not worth asking for."""
+    def _asked(self, offset: int, length: int, take: _Take, gone: threading.Event) -> RemoteFile:
+        """Hands on a range, and returns what is found to be the object; asks until it comes, or is not worth asking for."""
         from obstore.exceptions import BaseError
 
         wait = FIRST_WAIT
         for left in reversed(range(RETRIES + 1)):
             try:
-                return _aside(partial(self._ask, offset, length, gone, buffer), gone)
+                return _aside(partial(self._ask, offset, length, take, gone), gone)
             except (BaseError, FileNotFoundError) as error:  # NotFoundError is no BaseError
                 if not left or not stores.is_passing(error) or (self.size < 0 and stores.is_unreachable(error)):
                     what, advice = stores.said(error, self.name)
@@ -181,9 +201,7 @@ class RemoteFile(Source):
     def _unwanted(self) -> SourceError:
         return SourceError("is not wanted any more", file=self.name)
 
-    def _ask(
-        self, offset: int, length: int, gone: threading.Event, buffer: bytearray | mmap | None
-    ) -> tuple[memoryview, RemoteFile]:
+    def _ask(self, offset: int, length: int, take: _Take, gone: threading.Event) -> RemoteFile:
         from obstore import get
         from obstore.exceptions import GenericError, PreconditionError
 
@@ -202,18 +220,18 @@ class RemoteFile(Source):
             advice = "fetch the file, unpack it and name it"
             where = offset if self.size >= 0 else None
             raise SourceError("is sent compressed by its server", file=self.name, offset=where, advice=advice)
-        due = min(length, found.size - offset)
-        has_room = buffer is not None and len(buffer) >= due
-        data, at = memoryview(buffer if buffer is not None and has_room else bytearray(due))[:due], 0
+        if self.size >= 0 and found != self:
+            raise SourceChangedError("changed while it was read", file=self.name, offset=offset)
+        due, at = min(length, found.size - offset), 0
         for part in answer.stream(min_chunk_size=_CHUNK):
             if at + len(part) <= due:
-                data[at : at + len(part)] = part
+                take(at, memoryview(part))
             at += len(part)
             if gone.is_set():
                 raise self._unwanted()
         if at != due:
             raise GenericError(f"{at} bytes came where {due} were due")
-        return data.toreadonly(), found
+        return found
 
 
 def _aside(task: Callable[[], _T], gone: threading.Event) -> _T:
@@ -255,6 +273,10 @@ def _start(item: _Expected) -> int:
     return item.start
 
 
+def _stop(item: _Expected) -> int:
+    return item.stop
+
+
 def _offset(block: _Block) -> int:
     return block.offset
 
@@ -278,6 +300,21 @@ class _Expected:
     start: int
     stop: int
     check: Callable[[bytes], None] = field(compare=False)
+
+
+class _Watched:
+    """What is to be compared of bytes that pass by, and lies nowhere in each other: it is kept until all of it is there."""
+
+    def __init__(self, items: list[_Expected]) -> None:
+        self.items = items
+        self.seen = [bytearray(item.stop - item.start) for item in items]
+
+    def see(self, offset: int, part: memoryview) -> None:
+        first = bisect_right(self.items, offset, key=_stop)
+        last = bisect_left(self.items, offset + len(part), key=_start)
+        for item, data in zip(self.items[first:last], self.seen[first:last], strict=True):
+            begin, end = max(item.start, offset), min(item.stop, offset + len(part))
+            data[begin - item.start : end - item.start] = part[begin - offset : end - offset]
 
 
 @dataclass
@@ -313,15 +350,22 @@ class _State:
         begin = min([start, *(item.start for item in before if item.stop >= start)])
         return begin, max([stop, *(item.stop for item in at_end)])
 
-    def confirm(self, offset: int, data: memoryview) -> None:
-        """Has compared what is to be compared of some bytes, and will not be again."""
+    def expected_in(self, start: int, stop: int) -> list[_Expected]:
+        """What is to be compared of bytes [start, stop), as far as all of it lies in them."""
         with self.lock:
-            first = bisect_left(self.expected, offset, key=_start)
-            last = bisect_left(self.expected, offset + len(data), key=_start)
-            whole = [item for item in self.expected[first:last] if item.stop <= offset + len(data)]
-            self.expected[first:last] = [item for item in self.expected[first:last] if item not in whole]
-        for item in whole:
-            item.check(bytes(data[item.start - offset : item.stop - offset]))
+            first, last = (bisect_left(self.expected, at, key=_start) for at in (start, stop))
+            return [item for item in self.expected[first:last] if item.stop <= stop]
+
+    def confirm(self, watched: _Watched) -> None:
+        """Has compared what was to be compared, and will not be again."""
+        if not watched.items:
+            return
+        with self.lock:
+            first = bisect_left(self.expected, watched.items[0].start, key=_start)
+            last = bisect_right(self.expected, watched.items[-1].start, key=_start)
+            self.expected[first:last] = [item for item in self.expected[first:last] if item not in watched.items]
+        for item, data in zip(watched.items, watched.seen, strict=True):
+            item.check(bytes(data))
 
     def tried_again(self) -> None:
         with self.lock:

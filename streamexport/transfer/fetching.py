@@ -71,31 +71,36 @@ def scatter(layout: Layout, write: Write, written: Callable[[int], object], hash
     longest = max(length for _, length, _ in wanted)
     digest = hashlib.sha256() if hashed else None
 
-    def targets(block: Extent) -> Iterator[tuple[int, int, int]]:
-        """What is wanted of some bytes: from where to where in them, and its place in the output."""
-        for offset, length, target in wanted[
-            bisect_left(offsets, block.offset - longest) : bisect_left(offsets, block.end)
-        ]:
-            begin, end = max(offset, block.offset), min(offset + length, block.end)
-            if begin < end:
-                yield begin - block.offset, end - block.offset, target + begin - offset
+    def targets(begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """What is wanted of bytes [begin, end) of the source: from where to where, and its place in the output."""
+        for offset, length, target in wanted[bisect_left(offsets, begin - longest) : bisect_left(offsets, end)]:
+            first, last = max(offset, begin), min(offset + length, end)
+            if first < last:
+                yield first, last, target + first - offset
+
+    def place(at: int, part: memoryview) -> None:
+        with fetchers.staying():
+            for first, last, target in targets(at, at + len(part)):
+                write(target, part[first - at : last - at])
 
     def put(block: Extent) -> tuple[int, memoryview]:
-        """Fetches some bytes of the source and writes what is wanted of them; how many bytes that was."""
-        data, count = fetchers.fetch(block), 0
-        with fetchers.staying():
-            for begin, end, target in targets(block):
-                write(target, data[begin:end])
-                count += end - begin
-        return count, data
+        """Fetches some bytes of the source and writes what is wanted of them; how many those are, and all, to be hashed."""
+        data = _NOTHING
+        if digest is not None:
+            data = fetchers.fetch(block, place)
+        else:  # while the processor's cache has them: what is written later takes it twice the time
+            source.pass_by(block.offset, block.length, place, fetchers.gone)
+        return count(block), data
+
+    def count(block: Extent) -> int:
+        return sum(last - first for first, last, _ in targets(block.offset, block.end))
 
     needed = [Extent(source, 0, source.size)] if hashed else [Extent(source, at, length) for at, length, _ in wanted]
     blocks = _ranges(needed)
-    counts = accumulate(sum(end - begin for begin, end, _ in targets(block)) for block in blocks)
-    left = blocks[bisect_right([*counts], done) if done else 0 :]
+    left = blocks[bisect_right([*accumulate(map(count, blocks))], done) if done else 0 :]
     with _Fetchers() as fetchers:
-        for count, data in _in_turn(fetchers.submit(put, block) for block in left):
-            written(count)
+        for size, data in _in_turn(fetchers.submit(put, block) for block in left):
+            written(size)
             if digest is not None:
                 digest.update(data)  # while others are fetched
             fetchers.reuse(data)
@@ -134,6 +139,7 @@ def sha256(source: Source) -> str:
 
 _Asked = tuple[Extent, "Future[memoryview]"]
 _T = TypeVar("_T")
+_NOTHING = memoryview(b"")
 
 
 @cache
@@ -160,14 +166,22 @@ class _Fetchers(Threads):
         super().__enter__()
         return self
 
-    def fetch(self, extent: Extent) -> memoryview:
+    def fetch(self, extent: Extent, also: Callable[[int, memoryview], object] = lambda *_: None) -> memoryview:
+        """Bytes as a whole; who wants them `also` is given each part as it comes, perhaps more than once."""
         # Mapped, since memory that is allocated, and freed by another thread, stays: three times what is in flight.
-        is_reused = extent.length > RANGE - RANGE // 4  # what is shorter would hold more than is counted
+        is_reused = RANGE - RANGE // 4 < extent.length <= LONGEST  # what is shorter would hold more than is counted
         try:
             buffer = self._buffers.pop() if is_reused else mmap(-1, extent.length)
         except IndexError:
             buffer = mmap(-1, LONGEST)
-        return _remote(extent).fetch(extent.offset, extent.length, self.gone, buffer)
+        data = memoryview(buffer)[: extent.length]
+
+        def take(at: int, part: memoryview) -> None:
+            also(at, part)
+            data[at - extent.offset :][: len(part)] = part
+
+        _remote(extent).pass_by(extent.offset, extent.length, take, self.gone)
+        return data.toreadonly()
 
     def reuse(self, data: memoryview) -> None:
         """Takes back what was fetched; nobody may look at it any more."""

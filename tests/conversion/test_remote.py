@@ -74,6 +74,7 @@ def small_ranges_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BUSY_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.02)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    stores._store.cache_clear()  # another test's server may have had the same port
 
 
 @pytest.fixture
@@ -389,9 +390,14 @@ def test_who_ends_a_run_does_not_wait_for_a_server_that_stalls(data, tmp_path, n
     assert files(tmp_path) == {}
 
 
-@pytest.mark.parametrize("form", ORDERS.values(), ids=ORDERS)
-def test_an_error_does_not_wait_for_a_server_that_stalls(data, tmp_path, capsys, form):
+def test_an_error_does_not_wait_for_a_server_that_stalls(data, tmp_path, capsys):
     """In this process, where a stall is taken for one after half a minute, and threads that were left behind can be seen."""
-    with serving(data, after(3, first(1, status(403))), after(4, stall)) as server:
-        assert "403 Forbidden" in refused(capsys, server.url, tmp_path, form)
+
+    def fault(answer) -> None:
+        start = int(answer.request.headers["range"].removeprefix("bytes=").split("-")[0])
+        if start:  # behind the headers; the first range is the one that is asked for its result first
+            (status(403) if start < 1 << 20 else stall)(answer)
+
+    with serving(data, fault) as server:
+        assert "403 Forbidden" in refused(capsys, server.url, tmp_path, "caffemodel")
         assert any(thread.daemon and thread.name.endswith("(_work)") for thread in threading.enumerate())

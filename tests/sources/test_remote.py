@@ -57,6 +57,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BUSY_WAIT", 0.01)
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.02)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    stores._store.cache_clear()  # another test's server may have had the same port
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_what_servers_may_do_does_no_harm(fault):
         source = open_source(server.url)
         assert source.fetch(START, LENGTH) == RANGE
         assert source.read(len(DATA) - 5, 5) == DATA[-5:]
-        assert source.retries == 0
+        assert source.retries == 0 or fault is closed_between  # it may be noticed only by what is sent on it
         assert not any("W/" in request.headers.get("if-match", "") for request in server.requests)
 
 
@@ -430,6 +431,23 @@ def test_what_was_taken_for_granted_is_compared_as_it_passes_by():
         assert sorted(seen) == sorted(DATA[at : at + 8] for at in places)
         source.fetch(START, LENGTH)
         assert (len(server.requests), len(seen)) == (3, 3)
+
+
+def test_what_is_to_be_compared_may_come_in_any_pieces_and_from_the_start_again():
+    """Chunks of a quarter of a MiB end within it, and an answer that is cut has brought a part of it."""
+    edge, length = START + (256 << 10) + 3, 2 * BLOCK
+    with serving(DATA, after(1, first(2, cut))) as server:
+        source, seen, taken = open_source(server.url), [], bytearray(length)
+        for at in range(START + 5, START + length - 20_000, 9_973):
+            source.confirm(at, 9_001, seen.append)
+
+        def take(at: int, part: memoryview) -> None:
+            taken[at - START : at - START + len(part)] = part
+
+        source.pass_by(START, length, take, threading.Event())
+        assert taken == DATA[START : START + length]
+        assert seen == [DATA[at : at + 9_001] for at in range(START + 5, START + length - 20_000, 9_973)]
+        assert any(at < edge < at + 9_001 for at in range(START + 5, START + length, 9_973))
 
 
 def test_what_is_not_as_it_was_taken_for_is_an_error_of_who_took_it():

@@ -38,13 +38,13 @@ def small_steps(monkeypatch):
 def asked(monkeypatch) -> list[tuple[int, int, bool]]:
     """What is fetched: where, how much, and whether it was asked for only when it was read."""
     found: list[tuple[int, int, bool]] = []
-    fetch = RemoteFile.fetch
+    pass_by = RemoteFile.pass_by
 
-    def fetched(self, offset, length, gone=None, buffer=None):
+    def passing(self, offset, length, take, gone=None):
         found.append((offset, length, gone is None))
-        return fetch(self, offset, length, gone, buffer)
+        pass_by(self, offset, length, take, gone)
 
-    monkeypatch.setattr(RemoteFile, "fetch", fetched)
+    monkeypatch.setattr(RemoteFile, "pass_by", passing)
     return found
 
 
@@ -120,16 +120,16 @@ def test_no_more_is_in_flight_than_allowed(tmp_path, monkeypatch, order):
     with serving(DATA) as server:
         source = open_source(server.url)
         now, most, lock = 0, 0, threading.Lock()
-        fetch = RemoteFile.fetch
+        pass_by = RemoteFile.pass_by
 
-        def fetched(self, offset, length, gone=None, buffer=None):
+        def passing(self, offset, length, take, gone=None):
             nonlocal now, most
             with lock:
                 now += length
                 most = max(most, now)
-            return fetch(self, offset, length, gone, buffer)
+            pass_by(self, offset, length, take, gone)
 
-        monkeypatch.setattr(RemoteFile, "fetch", fetched)
+        monkeypatch.setattr(RemoteFile, "pass_by", passing)
 
         def moved(count: int) -> None:
             nonlocal now
