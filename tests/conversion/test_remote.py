@@ -390,14 +390,22 @@ def test_who_ends_a_run_does_not_wait_for_a_server_that_stalls(data, tmp_path, n
     assert files(tmp_path) == {}
 
 
-def test_an_error_does_not_wait_for_a_server_that_stalls(data, tmp_path, capsys):
+def test_an_error_does_not_wait_for_a_server_that_stalls(data, tmp_path, capsys, monkeypatch):
     """In this process, where a stall is taken for one after half a minute, and threads that were left behind can be seen."""
+    pass_by, stalled = remote.RemoteFile.pass_by, threading.Event()
 
     def fault(answer) -> None:
         start = int(answer.request.headers["range"].removeprefix("bytes=").split("-")[0])
-        if start:  # behind the headers; the first range is the one that is asked for its result first
+        if start % remote.BLOCK:  # no block of headers
             (status(403) if start < 1 << 20 else stall)(answer)
+            stalled.set()
 
+    def passing(self, offset, *others) -> None:
+        if 0 < offset < 1 << 20:  # the first range of payload is asked for when another one is
+            stalled.wait()
+        pass_by(self, offset, *others)
+
+    monkeypatch.setattr(remote.RemoteFile, "pass_by", passing)
     with serving(data, fault) as server:
         assert "403 Forbidden" in refused(capsys, server.url, tmp_path, "caffemodel")
         assert any(thread.daemon and thread.name.endswith("(_work)") for thread in threading.enumerate())
