@@ -7,7 +7,9 @@ says where.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 26
 """Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from: 256 MiB."""
+KEPT = 1 << 20
+"""Elements of the largest one that is kept until what is computed from it is: 4 MiB."""
 BAKED = (
     "compute it once and save that: torch.nn.utils.remove_weight_norm(module),"
     " torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
@@ -101,7 +105,13 @@ class Constant:
                 f"computes with {', '.join(self.origin) or 'a constant'} of {self.count} elements, {SMALL} are the most"
             )
             raise UnsupportedError(what, BAKED)
-        return self.compute()
+        with _evaluation() as known:
+            if self.compute in known:
+                return known[self.compute]
+            made = self.compute()
+            if self.count <= KEPT:
+                known[self.compute] = made
+            return made
 
     def number(self) -> float:
         """The only element."""
@@ -110,6 +120,24 @@ class Constant:
     def mapped(self, shape: Shape, function: Callable[[torch.Tensor], torch.Tensor]) -> Constant:
         """What a function makes of it, which has this shape; computed when somebody asks."""
         return Constant(shape, self.origin, None, lambda: function(self.value()))
+
+
+_known: ContextVar[dict[Callable[[], torch.Tensor], torch.Tensor] | None] = ContextVar("known", default=None)
+
+
+@contextmanager
+def _evaluation() -> Iterator[dict[Callable[[], torch.Tensor], torch.Tensor]]:
+    """What is known while one constant is computed, of those that it is computed from: many have several ways to one, and
+    each way would compute it anew (the masks of shifted windows took millions of times)."""
+    known = _known.get()
+    if known is not None:
+        yield known
+        return
+    token = _known.set(known := {})
+    try:
+        yield known
+    finally:
+        _known.reset(token)
 
 
 Operand = Value | Constant | float

@@ -60,3 +60,18 @@ def plain() -> nn.Module:
     made = Wide()
     nn.utils.parametrize.remove_parametrizations(made.conv, "weight")
     return made
+
+
+def test_what_several_ways_lead_to_is_computed_once():
+    """Each of 40 sums takes the one before twice; the next answer is computed anew."""
+    calls = []
+
+    def first() -> torch.Tensor:
+        calls.append(1)
+        return torch.ones(3)
+
+    constant = operands.Constant((3,), (), None, first)
+    for _ in range(40):
+        constant = operands.Constant((3,), (), None, lambda last=constant: last.value() + last.value())
+    assert torch.equal(constant.value(), torch.full((3,), 2.0**40)) and len(calls) == 1
+    assert torch.equal(constant.value(), torch.full((3,), 2.0**40)) and len(calls) == 2
