@@ -38,7 +38,7 @@ def keep_apart(net: Net, dialect: str) -> Net:
         if merge is not None and len(consumers[layer.bottoms[0]]) == 1:
             makers = merged[layer.bottoms[0]]
             if not all(_is_right(maker, merge, ranks) for maker in makers):
-                layers.append(_reshape(makers[-1], ranks()[layer.bottoms[0]]))
+                layers.append(_reshape(makers[-1], layer.bottoms[0], ranks()[layer.bottoms[0]]))
                 layer, makers = replace(layer, bottoms=layers[-1].tops), ()
         layers.append(layer)
         merged.update((top, (*makers, layer)) for top in layer.tops)
@@ -49,7 +49,7 @@ def _is_right(maker: Layer, merge: Merge, ranks: Callable[[], Mapping[str, int]]
     return maker.operation.may_merge(merge, lambda: ranks()[maker.tops[0]])
 
 
-def _reshape(maker: Layer, rank: int) -> Layer:
-    """A Reshape of a layer's only top to the shape that it has, whatever it is."""
-    name = f"{maker.name}.apart"
-    return Layer(name, Reshape((0,) * rank), maker.tops, (name,))
+def _reshape(maker: Layer, top: str, rank: int) -> Layer:
+    """A Reshape of a layer's top to the shape that it has, whatever it is."""
+    name = f"{maker.name if len(maker.tops) == 1 else top}.apart"
+    return Layer(name, Reshape((0,) * rank), (top,), (name,))

@@ -51,6 +51,13 @@ class Everything(Steps):
         return self.r(x, h if c is None else (h, c))
 
 
+class Scaled(Everything):
+    """The same, each multiplied by what OpenCV would merge."""
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor | None = None) -> Any:
+        return [leaf * 1.5 for leaf in tree_leaves(super().forward(x, h, c))]
+
+
 class Ends(Steps):
     """What a classifier of sequences takes."""
 
@@ -114,7 +121,9 @@ class Tagger(nn.Module):
         return y[-1:].relu() * torch.cat((c, h[1:]), 2).sigmoid()
 
 
-NETS = {net.__name__: net for net in (Steps, Everything, Ends, Cells, Twice, Recogniser, Tagger, SpeakerEncoder)}
+NETS = {
+    net.__name__: net for net in (Steps, Everything, Scaled, Ends, Cells, Twice, Recogniser, Tagger, SpeakerEncoder)
+}
 
 
 def build(net: str, **arguments: Any) -> nn.Module:
@@ -184,6 +193,7 @@ CASES = {
     "lstm, states, both directions": Case(
         "Everything", {"kind": "LSTM", "num_layers": 2, "bidirectional": True}, [SEQUENCE, *[(4, BATCH, OUTPUTS)] * 2]
     ),
+    "lstm, states, scaled": Case("Scaled", {"kind": "LSTM"}, [SEQUENCE, STATE, STATE]),
     "lstm, ends": Case("Ends", {"kind": "LSTM"}),
     "lstm, ends, batch first": Case("Ends", {"kind": "LSTM", "batch_first": True, "num_layers": 2}, [FIRST]),
     "gru": Case("Steps", {"kind": "GRU"}),
