@@ -372,6 +372,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pad alone": module(lambda: nn.ZeroPad2d((2, 0, 1, 3))),
     "pad, then pool": module(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.MaxPool2d(2))),
     "pad channels": fn(lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
+    "pad, channels last": fn(lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 3, 2, 1)).relu()),
     "pad with a number": fn(lambda x: F.pad(x, (1, 0, 2, 1), value=-1.5) + F.pad(x, (1, 0, 2, 1), value=2).relu()),
     "pad by less than nothing": fn(
         lambda x: F.pad(x, (-1, 2, 0, -3)) * F.pad(F.pad(x, (-1, 0)), (2, 0, -3, 0, 0, 0), value=0.5)

@@ -96,7 +96,12 @@ def _padded_with_pixels(scope: Scope, x: Operand, pad: Sequence[int], beside: Ca
 
 
 def _padded_channels(scope: Scope, x: Value, pad: Sequence[int]) -> Value:
-    """Channels of zeros: rows of a 1x1 convolution that pick nothing."""
+    """Channels of zeros: rows of a 1x1 convolution that pick nothing. Images whose channels come last are padded as images."""
+    if len(x.shape) == 4 and not any(pad[:2]) and any(pad[2:4]) and not any(pad[6:]) and min(pad) >= 0:
+        left, right, above, below = (*pad[2:], 0, 0)[:4]
+        image = replace(x, view=x.view.permuted((0, 3, 1, 2)), label=scope.label, padding=(above, below, left, right))
+        made = scope.activation(image)
+        return replace(made, view=made.view.permuted((0, 2, 3, 1)))
     if len(x.shape) != 4 or any(pad[:4]) or any(pad[6:]):
         raise UnsupportedError(f"pads by {list(pad)}", "pad channels by themselves")
     image = scope.image(x)
