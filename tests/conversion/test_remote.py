@@ -372,12 +372,20 @@ def test_retries_are_told(data, tmp_path, capsys):
     assert f"3 retries: {server.url}" in capsys.readouterr().err
 
 
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where these tests run in the background
+from streamexport.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("number, before", [(signal.SIGINT, 3), (signal.SIGTERM, 0)], ids=["payload", "headers"])
 def test_who_ends_a_run_does_not_wait_for_a_server_that_stalls(data, tmp_path, number, before):
     """Which would take half a minute; what is waited for here is the interpreter's end."""
     words = ["convert", "--quiet", "-o", str(tmp_path / "m.caffemodel")]
     with serving(data, after(before, stall)) as server:
-        command = [sys.executable, "-m", "streamexport", *words, server.url]
+        command = [sys.executable, "-c", RUN, *words, server.url]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
             while len(server.requests) <= before:
                 time.sleep(0.01)
