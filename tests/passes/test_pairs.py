@@ -49,7 +49,7 @@ SIDE_BY_SIDE = 400
 UNUSUAL = ("Power x^3", "Power x^-0.5", "Power (2x)^0.5")
 """Ways behind which OpenCV is kept from factors."""
 
-NOT_WRITTEN = {"ArgMax", "Bias", "Dropout", "LRN", "Normalize", "Parameter", "Reduction", "Silence", "Tile"}
+NOT_WRITTEN = {"ArgMax", "Bias", "Dropout", "Normalize", "Parameter", "Reduction", "Silence", "Tile"}
 """Kinds that are known, so that other people's nets can be run."""
 
 NOT_EVERYWHERE = {"DummyData", "GRU", "LSTM"}

@@ -449,3 +449,9 @@ def _recurrent(net: Bench, x: Held) -> Held:
     with torch.no_grad():
         made, _ = recurrence(x.value)
     return net.layer(ops.Recurrent(4, "rnn_tanh", x.shape), [x], made, values)
+
+
+@way("LRN", image)
+def _lrn(net: Bench, x: Held) -> Held:
+    """With 1 beside the squares, for which OpenCV takes any other number, too."""
+    return net.layer(ops.LRN(3, 0.5), [x], F.local_response_norm(x.value, 3, 0.5, 0.75, 1.0))
