@@ -342,8 +342,8 @@ def test_a_server_that_speaks_no_http():
         def answer() -> None:
             connection, _ = listening.accept()
             with connection:
+                connection.recv(1 << 16)  # what was not read would have the connection reset
                 connection.sendall(b"SSH-2.0-none\r\n")
-                connection.recv(1000)
 
         thread = threading.Thread(target=answer)
         thread.start()
