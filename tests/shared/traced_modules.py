@@ -372,6 +372,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pad alone": module(lambda: nn.ZeroPad2d((2, 0, 1, 3))),
     "pad, then pool": module(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.MaxPool2d(2))),
     "pad channels": fn(lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
+    "pad by two, exactly": fn(lambda x: (F.pad(x, (0, 2, 0, 2)).square() + 1e-12).rsqrt()),
     "pad, channels last": fn(lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, 3, 2, 1)).relu()),
     "pad with a number": fn(lambda x: F.pad(x, (1, 0, 2, 1), value=-1.5) + F.pad(x, (1, 0, 2, 1), value=2).relu()),
     "pad by less than nothing": fn(
@@ -526,6 +527,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "a number": fn(lambda x: x.mean()),
 }
 SHAPES = {
+    "pad by two, exactly": (1, 4, 14, 14),
     "sequence": (1, 4, 15),
     "adaptive average of a sequence": (1, 4, 15),
     "class token, batch of two": (2, 4, 9, 12),
