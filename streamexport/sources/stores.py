@@ -161,7 +161,7 @@ def speaking_of(name: str, kind: type[Error] = SourceError) -> Iterator[None]:
 
     try:
         yield
-    except (BaseError, FileNotFoundError) as error:
+    except (BaseError, OSError) as error:  # its writers raise what Python's files do
         if isinstance(error, Error):
             raise
         what, advice = said(error, name)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 from ..errors import OutputError
 from ..payload.pieces import Layout, Source
@@ -82,7 +84,7 @@ class Here(Mover):
                 return
             size = part_size(layout.size)
             writer = obstore.open_writer(place.store, place.key, buffer_size=size, max_concurrency=ON_THEIR_WAY)
-            aborting.push(writer)
+            aborting.push(partial(_abort, writer))
             for begin, end in moving.spans(layout, 0, layout.size):
                 for start in range(begin, end, RENDERED):
                     part = bytearray(min(RENDERED, end - start))  # a new one: obstore keeps it until it is sent
@@ -95,6 +97,12 @@ class Here(Mover):
                 writer.close()
 
             yield complete
+
+
+def _abort(writer: Any, *error: Any) -> None:
+    """Leaves nothing of an upload, whose own error is the one to be told: not every store can abort."""
+    with suppress(Exception):
+        writer.__exit__(*error)
 
 
 HERE = Here()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pytest
 import torch
 
@@ -390,3 +391,18 @@ def test_memory_does_not_depend_on_the_size_of_what_is_uploaded(s3, tmp_path):
     assert s3.head_object(Bucket="models", Key="m.caffemodel")["ContentLength"] > 200_000_000
     assert peaks[1] - peaks[0] < 16
     assert peaks[1] < 96
+
+
+def test_the_error_that_ended_an_upload_is_told_even_if_it_cannot_be_aborted(s3, layout, monkeypatch):
+    """obstore's writers raise what Python's files do, and not every store that speaks S3 can abort."""
+
+    class Failing:
+        def write(self, data: bytes) -> None:
+            raise OSError("the first error")
+
+        def __exit__(self, *_: object) -> None:
+            raise OSError("405 Method Not Allowed")
+
+    monkeypatch.setattr(obstore, "open_writer", lambda *_, **__: Failing())
+    with pytest.raises(OutputError, match=r"^s3://models/m: cannot be had: the first error$"):
+        streamexport.publish([File("s3://models/m", layout)])
