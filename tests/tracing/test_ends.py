@@ -27,12 +27,12 @@ SHAPE = (1, 3, 8, 12)
 
 
 class Recurrent(nn.Module):
-    """A text recogniser: convolutions, and an LSTM over their columns."""
+    """A text recogniser: convolutions, and an LSTM over their columns, with projections, which Caffe has not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cnn = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, (8, 1)))
-        self.rnn = nn.LSTM(6, 5)
+        self.rnn = nn.LSTM(6, 5, proj_size=3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rnn(self.cnn(x).squeeze(2).permute(2, 0, 1))[0]
