@@ -163,17 +163,6 @@ def _upsample_nearest(
     return resized(node, image, *(None if n == m else _picking(picked, n) for picked, n, m in lists))
 
 
-@operator("upsample_bilinear2d.vec")
-def _upsample_bilinear_by(
-    node: Node,
-    x: Operand,
-    output_size: Sequence[int] | None,
-    align_corners: bool,
-    scale_factors: Sequence[float] | None,
-) -> Value:
-    return _upsample_bilinear(node, x, output_size, align_corners, *(scale_factors or ()))
-
-
 @operator("upsample_bilinear2d")
 def _upsample_bilinear(
     node: Node,
@@ -190,24 +179,19 @@ def _upsample_bilinear(
 
 
 @operator("upsample_linear1d.vec")
-def _upsample_linear_by(
+def _upsample_linear(
     node: Node,
     x: Operand,
     output_size: Sequence[int] | None,
     align_corners: bool,
     scale_factors: Sequence[float] | None,
 ) -> Value:
-    return _upsample_linear(node, x, output_size, align_corners, *(scale_factors or ()))
-
-
-@operator("upsample_linear1d")
-def _upsample_linear(
-    node: Node, x: Operand, output_size: Sequence[int] | None, align_corners: bool, scales: float | None = None
-) -> Value:
+    """A sequence is an image one pixel high."""
     x = node.activation(x)
     batch, channels, length = x.shape
     image = node.reshaped(x, (batch, channels, 1, length))
-    made = resized(node, image, None, _linear(length, node.shape[2], align_corners, scales))
+    (factor,) = scale_factors or (None,)
+    made = resized(node, image, None, _linear(length, node.shape[2], align_corners, factor))
     return replace(made, view=View.of(node.shape))
 
 
@@ -233,7 +217,7 @@ def _upsample_nearest_exact(
     return resized(node, image, *(None if picked == [*range(n)] else _picking(picked, n) for picked, n in sizes))
 
 
-def _smooth(matrix: Callable[[int, int, bool, float | None], Matrix]) -> Callable[..., Value]:
+def _smooth(matrix: Callable[[int, int, bool, float | None], Matrix | None]) -> Callable[..., Value]:
     """An operator that resizes by a matrix for rows and one for columns."""
 
     def upsample(
@@ -351,6 +335,7 @@ def _antialiased(reach: int, kernel: Callable[[float], float]) -> Callable[[int,
     return matrix
 
 
+operator("upsample_bilinear2d.vec")(_smooth(_linear))
 operator("upsample_bicubic2d.vec")(_smooth(_cubic))
 operator("_upsample_bilinear2d_aa.vec")(_smooth(_antialiased(1, _tent)))
 operator("_upsample_bicubic2d_aa.vec")(_smooth(_antialiased(2, partial(_keys, a=-0.5))))
