@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,22 @@ def judge(*directories: Path) -> list[dict[str, np.ndarray] | None]:
     environment = {**os.environ, "GLOG_minloglevel": "4", "PYTHONPATH": ""}
     subprocess.run([PYTHON, __file__, *map(str, directories)], check=True, env=environment, stderr=subprocess.DEVNULL)
     return [_loaded(directory / "tops.npz") for directory in directories]
+
+
+def departures(cases: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with each case that Caffe refuses, or computes otherwise than the case `assert_agrees` to."""
+    departed = {}
+    for (name, case), tops in zip(
+        cases.items(), judge(*(case.prototxt.parent for case in cases.values())), strict=True
+    ):
+        if tops is None:
+            departed[name] = "refused"
+            continue
+        try:
+            case.assert_agrees([tops[output] for output in case.outputs])
+        except AssertionError as error:
+            departed[name] = str(error)
+    return departed
 
 
 def _loaded(path: Path) -> dict[str, np.ndarray] | None:
