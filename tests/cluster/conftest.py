@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 from distributed import Client
 
@@ -18,6 +20,18 @@ def client(s3_server) -> Iterator[Client]:
         with workers.local(2) as client:
             client.cluster.scheduler.allowed_failures = 1
             yield client
+
+
+@pytest.fixture(scope="module")
+def content(request) -> bytes:
+    """As many bytes as a module of tests says."""
+    return np.random.default_rng(0).bytes(request.module.SIZE)
+
+
+@pytest.fixture
+def source(tmp_path, content) -> Path:
+    (tmp_path / "source").write_bytes(content)
+    return tmp_path / "source"
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 import streamexport
@@ -27,17 +25,6 @@ KEY = "s3://models/nets/m.caffemodel"
 def parts(monkeypatch) -> None:
     monkeypatch.setattr(workers, "PART", 5 << 20)
     monkeypatch.setattr("streamexport.transfer.movers.part_size", lambda size: 5 << 20)
-
-
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    return np.random.default_rng(0).bytes(SIZE)
-
-
-@pytest.fixture
-def source(tmp_path, content) -> Path:
-    (tmp_path / "source").write_bytes(content)
-    return tmp_path / "source"
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import dask
-import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
@@ -21,17 +19,6 @@ from tests.cluster.pieces import Deadly
 from tests.conftest import assert_refused, run_cli
 
 SIZE = 5_500_001
-
-
-@pytest.fixture(scope="module")
-def content() -> bytes:
-    return np.random.default_rng(0).bytes(SIZE)
-
-
-@pytest.fixture
-def source(tmp_path, content) -> Path:
-    (tmp_path / "source").write_bytes(content)
-    return tmp_path / "source"
 
 
 @pytest.fixture
