@@ -1,4 +1,4 @@
-"""Random modules: chains of layers on images, and on vectors and sequences. The same seed builds the same module.
+"""Random modules: chains of layers on images, on vectors and sequences, and on tokens. The same seed builds the same module.
 
 A step is drawn, and built if it fits the shape that has come about; about every fourth joins two branches, of which each is a
 short chain of its own.
@@ -6,6 +6,7 @@ short chain of its own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -41,6 +42,18 @@ def vectors(seed: int) -> nn.Module:
     is_vector = random.random() < 0.5
     first.append(Function("mean", (lambda x: x.mean((2, 3))) if is_vector else (lambda x: x.mean(2))))
     return Chain(random, IMAGE, first, random.randint(4, 9), (VECTORS if is_vector else SEQUENCES, EITHER)).eval()
+
+
+def tokens(seed: int) -> nn.Module:
+    """From IMAGE, cut into patches, each a token of features, 3 to 7 steps; every fourth chain ends with images again."""
+    random = Random(seed)
+    first = nn.Conv2d(3, random.choice(WIDTHS), 3, stride=2, padding=1)
+    cut = Function("patches", lambda x: x.flatten(2).transpose(1, 2))
+    chain = Chain(random, IMAGE, [first, cut], random.randint(3, 7), (TOKENS, TOKENS, EITHER))
+    if random.random() < 0.25:
+        image = Function("an image", lambda x: x.unsqueeze(1))
+        chain.extend(random, [image], random.randint(1, 3), (IMAGES, EITHER))
+    return chain.eval()
 
 
 class Function(nn.Module):
@@ -106,10 +119,11 @@ class Chain(nn.Module):
 
 
 def made(module: nn.Module, shape: Sequence[int]) -> tuple[int, ...] | None:
-    """The shape that a module makes of this one; None where it does not fit, or makes too much, or nothing."""
+    """The shape that a module makes of this one; None where it does not fit, or makes too much, or nothing. On the CPU, where
+    constants are, wherever the module is built: the same seed has to build the same."""
     try:
-        with torch.no_grad():
-            made = tuple(module.eval()(torch.empty(shape, device="meta")).shape)
+        with torch.no_grad(), torch.device("cpu"):
+            made = tuple(copy.deepcopy(module).to_empty(device="cpu").eval()(torch.zeros(shape)).shape)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
     return made if 0 < torch.Size(made).numel() <= MOST and made[0] == shape[0] else None
@@ -138,6 +152,8 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "largest": torch.maximum,
     "gated": lambda x, y: x * y.sigmoid(),
     "beside": lambda x, y: torch.cat([x, y], 1),
+    "product of matrices": lambda x, y: x @ y.tanh(),
+    "scores": lambda x, y: (x @ y.transpose(-2, -1)).softmax(-1),
 }
 
 
@@ -207,6 +223,120 @@ def _interpolate(random: Random, shape: Sequence[int]) -> nn.Module:
     return nn.Upsample(scale_factor=2, mode=mode)
 
 
+def _resized(random: Random, shape: Sequence[int]) -> nn.Module:
+    size = [random.choice((n, 2 * n, n + 3, (n + 1) // 2)) for n in shape[2:]]
+    mode = random.choice(("nearest", "nearest-exact", "bilinear", "bicubic"))
+    options = {"align_corners": random.random() < 0.5, "antialias": random.random() < 0.3}
+    if mode.startswith("nearest"):
+        options = {}
+    name = f"interpolate to {size}, {mode} {options}"
+    return Function(name, lambda x: F.interpolate(x, size, mode=mode, **options))  # type: ignore[arg-type]
+
+
+def _pad(random: Random, shape: Sequence[int]) -> nn.Module:
+    sizes = [random.randint(-1, 2) for _ in range(2 * (len(shape) - 2))]
+    mode = random.choice(("constant", "constant", "reflect", "replicate", "circular"))
+    value = random.choice((0.0, 0.5)) if mode == "constant" else None
+    name = f"pad {sizes} {mode} {value}"
+    return Function(name, lambda x: F.pad(x, sizes, mode, value))
+
+
+def _turned(random: Random, shape: Sequence[int]) -> nn.Module:
+    order = [0, *random.sample(range(1, len(shape)), len(shape) - 1)]
+    return Function(f"permute {order}", lambda x: x.permute(order))
+
+
+def _cut(random: Random, shape: Sequence[int]) -> nn.Module:
+    """A dimension cut in two, the parts turned and put together again: shuffles of all kinds."""
+    where = random.randrange(1, len(shape))
+    parts = random.choice([n for n in (1, 2, 3, 5) if shape[where] % n == 0])
+    order = [0, *random.sample(range(1, len(shape) + 1), len(shape))]
+    return Function(
+        f"unflatten {where} by {parts}, permute {order}, flatten",
+        lambda x: x.unflatten(where, (parts, -1)).permute(order).flatten(where, where + 1),
+    )
+
+
+def _reordered(random: Random, shape: Sequence[int]) -> nn.Module:
+    where = random.randrange(1, len(shape))
+    places = [random.randrange(shape[where]) for _ in range(random.randint(1, shape[where]))]
+    how = random.choice(("flip", "roll", "index"))
+    shift = random.randint(1, 3)
+    return {
+        "flip": Function(f"flip {where}", lambda x: x.flip(where)),
+        "roll": Function(f"roll {where} by {shift}", lambda x: x.roll(shift, where)),
+        "index": Function(f"places {places} of {where}", lambda x: x.index_select(where, torch.tensor(places))),
+    }[how]
+
+
+def _axis(name: str, of: Callable[[Tensor, int], Tensor]) -> Step:
+    """A function along one axis, any but that of the batch."""
+
+    def build(random: Random, shape: Sequence[int]) -> nn.Module:
+        axis = random.randrange(1, len(shape))
+        return Function(f"{name} along {axis}", lambda x: of(x, axis))
+
+    return build
+
+
+class SelfAttention(nn.MultiheadAttention):
+    """Tokens look at each other; with a mask, none looks ahead."""
+
+    def __init__(self, width: int, heads: int, is_causal: bool) -> None:
+        super().__init__(width, heads, batch_first=True)
+        self.is_causal = is_causal
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+        mask = seen.triu(1) if self.is_causal else None
+        made: Tensor = super().forward(x, x, x, need_weights=False, attn_mask=mask)[0]
+        return made
+
+
+def _attention(random: Random, shape: Sequence[int]) -> nn.Module:
+    heads = random.choice([n for n in (1, 2, 4) if shape[-1] % n == 0])
+    return SelfAttention(shape[-1], heads, random.random() < 0.3)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer's outputs, or its last state beside them."""
+
+    def __init__(self, layer: nn.RNNBase, has_state: bool) -> None:
+        super().__init__()
+        self.layer, self.has_state = layer, has_state
+
+    def forward(self, x: Tensor) -> Tensor:
+        made, state = self.layer(x)
+        if not self.has_state:
+            return made
+        last = (state[0] if isinstance(state, tuple) else state)[-1:].transpose(0, 1)
+        return torch.cat([made[..., : last.shape[-1]], last], 1)
+
+    def extra_repr(self) -> str:
+        return f"has_state={self.has_state}"
+
+
+def _recurrent(random: Random, shape: Sequence[int]) -> nn.Module:
+    kind = random.choice((nn.LSTM, nn.LSTM, nn.GRU, nn.RNN))
+    options = {"num_layers": random.choice((1, 1, 2)), "bidirectional": random.random() < 0.4}
+    layer = kind(shape[-1], random.choice((3, 4, 5)), batch_first=True, bias=random.random() < 0.8, **options)
+    return Recurrent(layer, random.random() < 0.3)
+
+
+def _windows(random: Random, shape: Sequence[int]) -> nn.Module:
+    """Attention inside windows of an image, without weights."""
+    size = random.choice((2, 3))
+
+    def attend(x: Tensor) -> Tensor:
+        batch, channels, rows, columns = x.shape
+        cut = x.view(batch, channels, rows // size, size, columns // size, size).permute(0, 2, 4, 3, 5, 1)
+        seen = cut.reshape(-1, size * size, channels)
+        made = F.scaled_dot_product_attention(seen, seen.tanh(), seen)
+        return made.view(cut.shape).permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+
+    return Function(f"attention in windows of {size}", attend)
+
+
 EITHER: list[Step] = [
     _norm,
     _norm,
@@ -239,6 +369,16 @@ EITHER: list[Step] = [
     function("halves turned round", lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
     function("larger half", lambda x: torch.maximum(*x.chunk(2, 1))),
     function("some channels", lambda x: x[:, 1:]),
+    _turned,
+    _cut,
+    _reordered,
+    _axis("softmax", lambda x, axis: x.softmax(axis)),
+    _axis("mean", lambda x, axis: x.mean(axis, keepdim=True)),
+    _axis("less its mean", lambda x, axis: x - x.mean(axis, keepdim=True)),
+    _axis("halves multiplied", lambda x, axis: torch.mul(*x.chunk(2, axis))),
+    _axis("twice", lambda x, axis: torch.cat([x, x], axis)),
+    _axis("all but the last", lambda x, axis: x.narrow(axis, 0, x.shape[axis] - 1)),
+    _axis("of length one", lambda x, axis: F.normalize(x, dim=axis, eps=0.1)),
     function("times its mean", lambda x: x * x.flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1)).sigmoid()),
 ]
 IMAGES: list[Step] = [
@@ -257,6 +397,15 @@ IMAGES: list[Step] = [
     function("squeezed", lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
     function("part of it", lambda x: x[:, :, 1:, 1:]),
     function("mean of columns", lambda x: x.mean(2, keepdim=True)),
+    _pad,
+    _resized,
+    _windows,
+    lambda random, shape: nn.LocalResponseNorm(random.choice((3, 5)), 0.5, k=random.choice((1.0, 2.0))),
+    function("rows by rows", lambda x: x @ x.transpose(2, 3).tanh()),
+    function("channels mixed", lambda x: torch.einsum("nchw,ndhw->ncdhw", x, x.sigmoid()).mean(2)),
+    function(
+        "pixels look at pixels", lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3).mT.view(x.shape)
+    ),
 ]
 VECTORS: list[Step] = [*[_linear] * 6, lambda random, shape: nn.LayerNorm(shape[-1])]
 SEQUENCES: list[Step] = [
@@ -267,4 +416,30 @@ SEQUENCES: list[Step] = [
     lambda random, shape: nn.AdaptiveAvgPool1d(random.choice((1, 2, 5))),
     function("turned", lambda x: x.transpose(1, 2)),
     function("part of it", lambda x: x[:, :, 1:]),
+    _pad,
+    lambda random, shape: nn.MaxPool1d(2, random.choice((1, 2))),
+    lambda random, shape: nn.AvgPool1d(3, random.choice((1, 2)), random.choice((0, 1))),
+    _recurrent,
+    _attention,
+]
+TOKENS: list[Step] = [
+    *[_linear] * 3,
+    *[_attention] * 3,
+    *[_recurrent] * 2,
+    *[lambda random, shape: nn.LayerNorm(shape[-1])] * 2,
+    lambda random, shape: nn.TransformerEncoderLayer(
+        shape[-1], 1, 2 * shape[-1], activation=random.choice(("relu", "gelu")), batch_first=True
+    ),
+    lambda random, shape: nn.GELU(),
+    lambda random, shape: nn.GLU(),
+    lambda random, shape: Function(
+        "a token in front",
+        lambda x, token: torch.cat([token.expand(len(x), -1, -1), x], 1),
+        torch.empty(1, 1, shape[-1]),
+    ),
+    lambda random, shape: Function("places", lambda x, places: x + places, torch.empty(1, *shape[1:])),
+    function("tokens by tokens", lambda x: x @ x.transpose(1, 2).tanh() / len(x[0])),
+    function("tokens mixed", lambda x: (x.mT @ x.softmax(1)).mT),
+    function("turned", lambda x: x.transpose(1, 2)),
+    function("every other", lambda x: x[:, ::2]),
 ]

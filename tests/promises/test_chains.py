@@ -12,6 +12,9 @@ from torch import nn
 from streamexport.passes import opencv
 from tests.conftest import ROOT
 
+OPENCV = 4
+"""A seed whose chain is written in OpenCV's dialect, unfolded."""
+
 
 @pytest.fixture
 def chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
@@ -33,16 +36,16 @@ def test_a_merged_layer_is_found(chains, tmp_path, monkeypatch):
 
     monkeypatch.setattr(chain_modules, "deconvolved", deconvolved, raising=False)
     engines = {"stream": chains.stream, "opencv": chains.opencv}
-    right, _, left_out = chains.tried("deconvolved", 0, "opencv", engines, tmp_path)
+    right, _, left_out = chains.tried("deconvolved", OPENCV, engines, tmp_path)
     assert not left_out
     assert max(right.values()) < chains.TOLERANCE
     monkeypatch.setattr(opencv, "keep_apart", lambda net, *_: net)
-    wrong, _, _ = chains.tried("deconvolved", 0, "opencv", engines, tmp_path)
+    wrong, _, _ = chains.tried("deconvolved", OPENCV, engines, tmp_path)
     assert wrong["stream"] == right["stream"]
     assert wrong["opencv"].startswith("departs by ")
 
 
-@pytest.mark.parametrize("kind", ["images", "vectors"])
+@pytest.mark.parametrize("kind", ["images", "vectors", "tokens"])
 def test_weights_a_thousandth_larger_are_found_in_most_chains(chains, kind):
     found, judged = 0, 0
     for seed in range(20):
