@@ -379,6 +379,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         lambda x: F.pad(x, (-1, 2, 0, -3)) * F.pad(F.pad(x, (-1, 0)), (2, 0, -3, 0, 0, 0), value=0.5)
     ),
     "pad circular": module(lambda: nn.CircularPad2d((2, 1, 0, 3))),
+    "pad reflection of sequences": fn(lambda x: F.pad(x.flatten(1, 2), (3, 1), "reflect").square()),
+    "pad replication of volumes": fn(
+        lambda x: F.pad(x.unflatten(1, (2, 2)), (1, 2, 0, 0, 1, 0), "replicate").flatten(1, 2)
+    ),
+    "pad replication, less below": module(lambda: nn.ReplicationPad2d((2, 1, 3, -1))),
     "pad reflection": module(lambda: nn.ReflectionPad2d((2, 1, 3, 0))),
     "pad replication": module(lambda: nn.ReplicationPad2d((2, 1, 0, 3))),
     "transposed": transposed(3, stride=2, padding=1),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from ...net import kernels
+from ...net.operations import InnerProduct
 from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
@@ -75,6 +76,10 @@ def picked(scope: Scope, x: Value, dim: int, places: Sequence[int]) -> Value:
     if not axis:
         raise UnsupportedError("picks from the batch")
     shape = (*x.shape[:axis], len(places), *x.shape[axis + 1 :])
+    if behind == 1 and len(shape) > 2:
+        rows = kernels.selected((len(places), size), places)
+        columns = scope.reshaped(x, x.shape, "columns")
+        return given.back(scope.layer(InnerProduct(len(places), has_bias=False, axis=axis), [columns], [rows]))
     rest = x.shape[2:] if axis == 1 and len(x.shape) == 4 else (1, behind)
     columns = scope.reshaped(x, (prod(x.shape[:axis]), size, *rest), "columns")
     made = scope.pointwise_convolution(columns, kernels.selected((len(places), size), places))

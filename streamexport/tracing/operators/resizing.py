@@ -17,6 +17,7 @@ from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape, View
 from .arithmetic import add
+from .indexing import picked
 from .registry import operator
 from .shapes import enlarged, sliced
 
@@ -85,14 +86,12 @@ _BESIDE = {"reflect": _mirrored, "replicate": _nearest_inside, "circular": mod}
 
 
 def _padded_with_pixels(scope: Scope, x: Operand, pad: Sequence[int], beside: Callable[[int, int], int]) -> Value:
-    """Pixels of the image stand around it, each picked by a row of a matrix."""
-    image = scope.image(x)
-    left, right, above, below = (*pad, 0, 0)[:4]
-    matrices = []
-    for size, before, after in zip(image.blob[2:], (above, left), (below, right), strict=True):
-        picked = [beside(place, size) for place in range(-before, size + after)]
-        matrices.append(None if picked == list(range(size)) else _picking(picked, size))
-    return resized(scope, image, *matrices)
+    """Elements of the tensor stand around it."""
+    x = scope.activation(x)
+    for dim, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), 1):
+        size = x.shape[-dim]
+        x = picked(scope, x, len(x.shape) - dim, [beside(place, size) for place in range(-before, size + after)])
+    return x
 
 
 def _padded_channels(scope: Scope, x: Value, pad: Sequence[int]) -> Value:
