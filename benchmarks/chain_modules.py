@@ -375,10 +375,15 @@ EITHER: list[Step] = [
     _axis("softmax", lambda x, axis: x.softmax(axis)),
     _axis("mean", lambda x, axis: x.mean(axis, keepdim=True)),
     _axis("less its mean", lambda x, axis: x - x.mean(axis, keepdim=True)),
+    _axis("largest", lambda x, axis: x.max(axis, keepdim=True)[0]),
+    _axis("less its smallest", lambda x, axis: x - x.amin(axis, keepdim=True)),
+    _axis("log of the sum", lambda x, axis: x.logsumexp(axis, keepdim=True) - x),
     _axis("halves multiplied", lambda x, axis: torch.mul(*x.chunk(2, axis))),
     _axis("twice", lambda x, axis: torch.cat([x, x], axis)),
     _axis("all but the last", lambda x, axis: x.narrow(axis, 0, x.shape[axis] - 1)),
     _axis("of length one", lambda x, axis: F.normalize(x, dim=axis, eps=0.1)),
+    function("mean of the second and the last", lambda x: x - x.mean((1, -1), keepdim=True)),
+    function("largest of the second and the last", lambda x: x.amax((1, -1), keepdim=True)),
     function("times its mean", lambda x: x * x.flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1)).sigmoid()),
 ]
 IMAGES: list[Step] = [

@@ -433,6 +433,36 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "adaptive max": module(lambda: nn.AdaptiveMaxPool2d(1)),
     "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
     "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
+    "reductions of dimensions apart": fn(
+        lambda x: (
+            x.mean((1, 3), keepdim=True)
+            + x.sum((1, 3))[:, None, :, None] * x.amax((1, -1), keepdim=True)
+            - x.var((1, 3), keepdim=True)
+            + x.view(-1, 2, 2, 9, 12).mean((1, 3)).unsqueeze(2)
+        )
+    ),
+    "smallest and largest": fn(
+        lambda x: (
+            x.amin((2, 3), keepdim=True) * x.max(1, keepdim=True)[0]
+            + x.min(2)[0].unsqueeze(2)
+            - x.max() * x.min()
+            + torch.stack(torch.aminmax(x, dim=3), 3).amin(3, keepdim=True)
+        )
+    ),
+    "maxout": fn(lambda x: x.view(-1, 2, 2, 9, 12).max(2)[0].relu()),
+    "norms": fn(
+        lambda x: (
+            x / x.norm(float("inf"), 1, keepdim=True)
+            + x.norm(3, (2, 3), keepdim=True) * x.norm(1, (1, 3), keepdim=True)
+            + torch.linalg.matrix_norm(x, keepdim=True) * torch.linalg.vector_norm(x, -float("inf"), 2, keepdim=True)
+        )
+    ),
+    "logarithms of sums": fn(
+        lambda x: (
+            (40 * x).logsumexp(1, keepdim=True)
+            + x.logsumexp((2, 3)).unsqueeze(-1)[..., None] * x.logsumexp((1, 3), True)
+        )
+    ),
     "a mean of rows": fn(lambda x: x.mean(3).relu()),
     "variances": fn(lambda x: x.var((2, 3), keepdim=True) * x + x.std(3).std() + x.var(unbiased=False)),
     "variances with means": fn(lambda x: sum(torch.var_mean(x, 1, keepdim=True)) * torch.std_mean(x, correction=0)[0]),

@@ -178,14 +178,14 @@ def _hardswish(scope: Scope, x: Operand) -> Value:
     return scope.eltwise("PROD", x, scope.power(inside, scale=1 / 6, part="gate"))
 
 
-@operator("softmax.int", "_softmax")
+@operator("softmax.int", "_softmax", "special_softmax")
 def softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     given = arrange(scope, x, [dim])
     whole = scope.reshaped(given.value, given.value.shape)
     return given.back(scope.layer(Softmax(given.axis(dim)), [whole]))
 
 
-@operator("log_softmax.int", "_log_softmax")
+@operator("log_softmax.int", "_log_softmax", "special_log_softmax")
 def _log_softmax(scope: Scope, x: Operand, dim: int, *_: Any, **__: Any) -> Value:
     """z - log(sum of e^z) with z = x - max(x): a softmax's logarithm would be lost where it is too small for a float."""
     given = arrange(scope, x, [dim])

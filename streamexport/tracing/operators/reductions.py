@@ -1,14 +1,14 @@
-"""Means, sums, maxima, norms and variances over dimensions."""
+"""Means, sums, norms and variances over dimensions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from ...net import kernels
-from ...net.operations import AbsVal, Pooling
+from ...net.operations import AbsVal, Exp, Log, Pooling
 from ...net.windows import LONG, Window
 from ..arranged import arrange
 from ..node import Scope
@@ -31,9 +31,14 @@ def _sum(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_:
     return total(scope, scope.activation(x), dim, keepdim)
 
 
-@operator("amax")
-def _amax(scope: Scope, x: Operand, dim: Dims = (), keepdim: bool = False) -> Value:
-    return reduced(scope, x, dim, keepdim, "MAX")
+@operator("logsumexp")
+def _logsumexp(scope: Scope, x: Operand, dim: Dims, keepdim: bool = False) -> Value:
+    """max(x) + log(sum of e^(x - max(x))), which no number is too large for."""
+    largest = reduced(scope, x, dim, True, "MAX", "largest")
+    powers = scope.pointwise(Exp(), combined(scope, "SUM", x, largest, (1.0, -1.0), "centred"), "exp")
+    log = scope.pointwise(Log(), total(scope, powers, dim, True, "sum"), "log")
+    made = scope.eltwise("SUM", log, largest)
+    return made if keepdim else _dropped(made, _axes(scope.activation(x), dim))
 
 
 @operator("linalg_vector_norm")
@@ -45,13 +50,32 @@ def _vector_norm(
     keepdim: bool = False,
     **_: Any,
 ) -> Value:
-    x = scope.activation(x)
-    if ord == 1:
-        return total(scope, scope.pointwise(AbsVal(), x, "abs"), dim, keepdim)
-    if ord != 2:
+    if ord == 2:
+        squares = scope.power(x, power=2, part="square")
+        return scope.power(total(scope, squares, dim, keepdim, "sum"), power=0.5)
+    sizes = scope.pointwise(AbsVal(), x, "abs")
+    if abs(ord) == inf:
+        return reduced(scope, sizes, dim, keepdim, "MAX" if ord > 0 else "MIN")
+    if ord <= 0:
         raise UnsupportedError(f"a norm of order {ord}")
-    squares = scope.power(x, power=2, part="square")
-    return scope.power(total(scope, squares, dim, keepdim, "sum"), power=0.5)
+    if ord == 1:
+        return total(scope, sizes, dim, keepdim)
+    powers = scope.power(sizes, power=ord, part="powers")
+    return scope.power(total(scope, powers, dim, keepdim, "sum"), power=1 / ord)
+
+
+@operator("linalg_matrix_norm.str_ord")
+def _matrix_norm(
+    scope: Scope,
+    x: Operand,
+    ord: str = "fro",  # noqa: A002
+    dim: Dims = (-2, -1),
+    keepdim: bool = False,
+    **_: Any,
+) -> Value:
+    if ord != "fro":
+        raise UnsupportedError(f"a norm of order {ord}")
+    return _vector_norm(scope, x, 2, dim, keepdim)
 
 
 @operator("norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim_dtype")
@@ -73,34 +97,48 @@ def _axes(x: Value, dim: Dims) -> list[int]:
 
 
 def reduced(scope: Scope, x: Operand, dim: Dims, keepdim: bool, method: str, part: str = "") -> Value:
-    """Means or maxima over dimensions that follow each other: of a blob in which they are the pixels of an image.
-
-    Means over channels are products with a row of a matrix.
-    """
+    """Means (AVE), maxima (MAX) or minima (MIN) over dimensions. Minima are -max(-x)."""
+    if method == "MIN":
+        largest = reduced(scope, scope.power(x, scale=-1, part="negated"), dim, keepdim, "MAX", "largest")
+        return scope.power(largest, scale=-1, part=part)
     x = scope.activation(x)
     dims = _axes(x, dim)
     given = arrange(scope, x, dims)
-    made = given.back(_reduced(scope, given.value, sorted(map(given.axis, dims)), method, part))
-    if keepdim:
-        return made
-    kept = tuple(atoms for axis, atoms in enumerate(made.view.dims) if axis not in dims)
-    return replace(made, view=View(made.view.atoms, kept))
+    made = given.value
+    for run in reversed(_runs(made.shape, sorted(map(given.axis, dims)))):
+        made = _reduced(scope, made, run, method, part)
+    made = given.back(made)
+    return made if keepdim else _dropped(made, dims)
+
+
+def _dropped(x: Value, dims: Sequence[int]) -> Value:
+    """Without dimensions of size 1."""
+    kept = tuple(atoms for axis, atoms in enumerate(x.view.dims) if axis not in dims)
+    return replace(x, view=View(x.view.atoms, kept))
+
+
+def _runs(shape: Sequence[int], axes: Sequence[int]) -> list[list[int]]:
+    """Axes that follow each other, or have nothing but sizes of 1 between them."""
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and prod(shape[runs[-1][-1] + 1 : axis]) == 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return runs
 
 
 def _reduced(scope: Scope, x: Value, axes: Sequence[int], method: str, part: str) -> Value:
-    """Of a contiguous value; dimensions stay, of size 1."""
+    """Of a contiguous value, over axes that follow each other: those are the pixels of an image. They stay, of size 1.
+
+    Means over channels are products with a row of a matrix.
+    """
     reduced = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
     if axes and axes[0] == 0 and x.shape[0] != 1:
         raise UnsupportedError("combines the images of a batch")
     axes = [axis for axis in axes if axis and x.shape[axis] != 1]
     if not axes:
         return replace(x, view=x.view.squeezed(reduced))
-    if axes != list(range(axes[0], axes[-1] + 1)):
-        between = [axis for axis in range(axes[0], axes[-1] + 1) if axis not in axes]
-        if any(x.shape[axis] != 1 for axis in between):
-            raise UnsupportedError(
-                f"reduces dimensions {axes} of {list(x.shape)}", "those that follow each other can be"
-            )
     first, last = axes[0], axes[-1]
     batch, before = x.shape[0], prod(x.shape[1:first])
     inside, behind = prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
