@@ -14,7 +14,7 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
     Gelu, which is OpenCV's
-        portable, bvlc, ssd  x times the sigmoid of a polynomial
+        portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -188,9 +188,9 @@ NEAR = 8
 """A limit up to which ReLU6 and its like are composed of distances from it."""
 
 
-GELU = (1.5956562716449474, 0.07293758234831713, -2.4972339058353864e-4, -6.116200369570841e-5, 2.2381642530726105e-6)
-"""x sigmoid(x (c0 + c1 x² + c2 x⁴ + ...)) is within 3.1e-6 of GELU: least squares on [-8, 8], weights moved towards the
-largest deviations. The last coefficient is positive, so that beyond it the sigmoid is 0 or 1."""
+GELU = (2.1385234, 0.32786588, 2.7111595, 0.23539596)
+"""x sigmoid(x (c + (a + b x²)²) ^ p) is within 3.1e-6 of GELU for these a, b, c, p: least squares on [0, 9], weights moved
+towards the largest deviations. Beyond it the sigmoid is 0 or 1."""
 
 
 def _gelu(layer: Layer, dialect: str) -> Iterator[Layer]:
@@ -203,16 +203,12 @@ def _gelu(layer: Layer, dialect: str) -> Iterator[Layer]:
         made = f"{name}.{part}" if part else name
         return Layer(made, operation, bottoms, (made,), shapes=layer.shapes)
 
-    square, inner = f"{name}.square", f"{name}.square"
+    shift, scale, least, power = GELU
     yield step("square", Eltwise("PROD"), bottom, bottom)
-    *lower, factor = GELU
-    for degree, coefficient in reversed(list(enumerate(lower))):
-        yield step(f"c{degree}", Power(scale=factor, shift=coefficient), inner)
-        factor, inner = 1.0, f"{name}.c{degree}"
-        if degree:
-            yield step(f"p{degree}", Eltwise("PROD"), inner, square)
-            inner = f"{name}.p{degree}"
-    yield step("odd", Eltwise("PROD"), inner, bottom)
+    yield step("shifted", Power(scale=scale, shift=shift), f"{name}.square")
+    yield step("fourth", Eltwise("PROD"), f"{name}.shifted", f"{name}.shifted")
+    yield step("root", Power(power, shift=least), f"{name}.fourth")
+    yield step("odd", Eltwise("PROD"), f"{name}.root", bottom)
     yield step("sigmoid", Sigmoid(), f"{name}.odd")
     yield step("", Eltwise("PROD"), bottom, f"{name}.sigmoid")
 
