@@ -1,12 +1,16 @@
 """torchvision's nets, converted in every dialect, and what Caffe, OpenCV and streamexport compute of them beside torch.
 
-bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]             all of it takes an hour or two
+bash tools/zoo.sh [--nets REGEX] [--dialects portable,ssd] [--resume FILE]             all of it takes two hours
 
 Every net gets seeded weights under which activations keep to about 1, and one seeded input. Whatever computes does so in
 a process of its own, so that one that crashes is a result. Seconds and memory are the command's, in the first dialect;
 the other conversions are forked from a process that has imported torch already, two nets at a time. Where two dialects say
 the same of a net, an engine is asked once. A net passes where its answer is within 1e-4 of torch's, of the largest number
 in it; or no farther from torch in double precision than four times what torch itself is.
+
+Caffe is the one that tools/build_pycaffe.sh makes, of the SSD family. Where a dialect's words are not its own, the cell says
+which ("no round_mode"), and the others judge. Nets whose layers make more than 8 GiB, all together, are converted and
+not run.
 """
 
 from __future__ import annotations
@@ -35,11 +39,14 @@ if TYPE_CHECKING:
 TOLERANCE, OF_TORCH = 1e-4, 4
 CONSUMERS = {
     "portable": ("caffe", "opencv", "stream"),
-    "bvlc": ("stream",),
+    "bvlc": ("caffe", "stream"),
     "opencv": ("opencv", "stream"),
     "ssd": ("caffe", "opencv", "stream"),
 }
 FORK_LIMIT, OPENCV_LIMIT = 512 << 20, 2**31 - 2  # bytes of a caffemodel; the fork takes more than that as HDF5
+ACTIVATIONS_LIMIT = 8 << 30  # bytes that a net's layers make
+FOREIGN = {("bvlc", "caffe"): ("round_mode", "Clip"), ("ssd", "opencv"): ("Parameter", "Bias")}
+"""Types and fields of a dialect that one of its consumers lacks."""
 BACKBONES = "torchvision.models.detection.backbone_utils"
 Result = dict[str, Any]
 
@@ -256,27 +263,39 @@ def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool, answered: dic
     if "failed" in result:
         return {"refused": result["failed"].removeprefix(f"{work}/c.pth: ")}
     result["bytes"] = model.stat().st_size
-    result["multiply_adds"] = sum(cost.multiply_adds for cost in costs(model.with_suffix(".prototxt")))
+    spent = costs(model.with_suffix(".prototxt"))
+    result["multiply_adds"] = sum(cost.multiply_adds for cost in spent)
+    result["activation_bytes"] = sum(cost.activation_bytes for cost in spent)
     lines = model.with_suffix(".prototxt").read_text().splitlines()
     said = "\n".join(line for line in lines if not line.startswith("#"))
     for engine in CONSUMERS[dialect]:
-        chosen = model
-        if (said, engine) in answered:
-            result[engine] = answered[said, engine]
-            continue
-        if engine == "opencv" and result["bytes"] > OPENCV_LIMIT:
-            result[engine] = {"skipped": "above 2 GiB"}
-            continue
-        if engine == "caffe" and result["bytes"] > FORK_LIMIT:
-            chosen = model.with_suffix(".caffemodel.h5")
-            if "failed" in (again := apart(rewritten, net, dialect, work, chosen)):
-                result[engine] = again
-                continue
-        result[engine] = apart(compare, engine, str(model.with_suffix(".prototxt")), str(chosen), work / "truth.npz")
-        answered[said, engine] = result[engine]
-        if chosen != model:
-            chosen.unlink()
+        if (said, engine) not in answered:
+            reason = skipped(result, said, dialect, engine)
+            answered[said, engine] = {"skipped": reason} if reason else ask(net, dialect, work, model, engine)
+        result[engine] = answered[said, engine]
     model.unlink()
+    return result
+
+
+def skipped(result: Result, said: str, dialect: str, engine: str) -> str:
+    """Why an engine is not asked about a prototxt; "" if it is."""
+    if missing := [word for word in FOREIGN.get((dialect, engine), ()) if f'"{word}"' in said or f"{word}:" in said]:
+        return f"no {', '.join(missing)}"
+    if result["activation_bytes"] > ACTIVATIONS_LIMIT:
+        return f"makes {result['activation_bytes'] / 2**30:.0f} GiB"
+    return "above 2 GiB" if engine == "opencv" and result["bytes"] > OPENCV_LIMIT else ""
+
+
+def ask(net: ZooNet, dialect: str, work: Path, model: Path, engine: str) -> Result:
+    """What an engine answers, in a process of its own; Caffe gets as HDF5 what is more than it takes otherwise."""
+    chosen = model
+    if engine == "caffe" and model.stat().st_size > FORK_LIMIT:
+        chosen = model.with_suffix(".caffemodel.h5")
+        if "failed" in (again := apart(rewritten, net, dialect, work, chosen)):
+            return again
+    result = apart(compare, engine, str(model.with_suffix(".prototxt")), str(chosen), work / "truth.npz")
+    if chosen != model:
+        chosen.unlink()
     return result
 
 
@@ -307,7 +326,8 @@ def cell(result: Result, engine: str, own: float) -> str:
 def report(nets: Sequence[ZooNet], results: Mapping[str, Result], dialects: Sequence[str]) -> str:
     """The table, the totals, and whatever is not as it should be, as Markdown."""
     columns = [(dialect, engine) for dialect in dialects for engine in CONSUMERS[dialect]]
-    lines = ["# torchvision's nets beside torch", "", *__doc__.split("\n\n")[2].splitlines(), ""]
+    said = [line for paragraph in __doc__.split("\n\n")[2:] for line in (*paragraph.splitlines(), "")]
+    lines = ["# torchvision's nets beside torch", "", *said]
     lines += ["Numbers are the largest difference from torch, of the largest number; bold where that is too much.", ""]
     header = ["net", "million parameters", *(f"{d}: {e}" for d, e in columns), "torch to double"]
     header += ["multiply-adds, of torch's", "s", "MiB"]
@@ -335,17 +355,18 @@ def row(name: str, result: Result, columns: Sequence[tuple[str, str]]) -> list[s
 
 
 def totals(nets: Sequence[ZooNet], results: Mapping[str, Result], columns: Sequence[tuple[str, str]]) -> list[str]:
-    def agree(net: ZooNet, dialect: str, engine: str) -> bool:
-        result = results[net.name]
-        return passes(result.get(dialect, {}).get(engine, {}), result.get("own", 0))
-
     lines = []
     for dialect in dict(columns):
-        made = sum("bytes" in results[net.name].get(dialect, {}) for net in nets)
-        engines = [engine for other, engine in columns if other == dialect]
-        each = ", ".join(f"{sum(agree(net, dialect, engine) for net in nets)} agree in {engine}" for engine in engines)
-        every = sum(all(agree(net, dialect, engine) for engine in engines) for net in nets)
-        lines.append(f"- {dialect}: of {len(nets)}, {made} convert; {each}; {every} in all of these")
+        made = [results[net.name] for net in nets if "bytes" in results[net.name].get(dialect, {})]
+        verdicts: list[list[bool | None]] = []  # for each engine, net by net: None where it was not asked
+        said = []
+        for engine in (engine for other, engine in columns if other == dialect):
+            found = [(result[dialect].get(engine, {}), result["own"]) for result in made]
+            verdicts.append([None if "skipped" in one else passes(one, own) for one, own in found])
+            said.append(f"{verdicts[-1].count(True)} of {len(made) - verdicts[-1].count(None)} agree in {engine}")
+        every = sum(False not in ones and True in ones for ones in zip(*verdicts, strict=True))
+        agreeing = ", ".join(said)
+        lines.append(f"- {dialect}: of {len(nets)}, {len(made)} convert; {agreeing}; {every} wherever they were run")
     return lines
 
 
