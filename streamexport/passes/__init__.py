@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..net.graph import Net
-from . import cleaning, cutting, dialects, folding, naming, opencv, outputs, precision, sharing, slicing, sums, turning
+from . import (
+    cleaning,
+    cutting,
+    dialects,
+    folding,
+    naming,
+    opencv,
+    outputs,
+    precision,
+    rows,
+    sharing,
+    slicing,
+    sums,
+    turning,
+)
 
 
 def apply(
@@ -21,13 +35,14 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, slices, turned dimensions, dialect, folding, input, cleaning, outputs, what OpenCV merges,
+    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, cleaning, outputs, what OpenCV merges,
     writing in place, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
         net = outputs.without_softmax(net)
-    net = dialects.express(turning.into_weights(slicing.slice_parts(sums.shorten(net))), dialect)
+    net = rows.slice_rows(rows.turn_rows(slicing.slice_parts(sums.shorten(net))))
+    net = dialects.express(turning.into_weights(net), dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)

@@ -22,7 +22,7 @@ def clean(net: Net) -> Net:
 
 def without_identities(net: Net) -> Net:
     """Without Dropout, which does nothing but in training, and without Power that changes nothing."""
-    return _without(
+    return without(
         net, (layer for layer in net.layers if isinstance(layer.operation, Dropout) or layer.operation == NOTHING)
     )
 
@@ -31,7 +31,7 @@ def without_flatten(net: Net) -> Net:
     """Without Flatten in front of InnerProduct, which flattens its bottom itself."""
     consumers = net.consumers
     flat = (layer for layer in net.layers if isinstance(layer.operation, Flatten))
-    return _without(net, (layer for layer in flat if _is_flattened(consumers.get(layer.tops[0], ()))))
+    return without(net, (layer for layer in flat if _is_flattened(consumers.get(layer.tops[0], ()))))
 
 
 def merge_powers(net: Net) -> Net:
@@ -106,7 +106,7 @@ def _overwritable(layer: Layer) -> tuple[str, ...]:
     return bottoms if operation.writes_in_place and len(bottoms) == 1 else ()
 
 
-def _without(net: Net, dropped: Iterable[Layer]) -> Net:
+def without(net: Net, dropped: Iterable[Layer]) -> Net:
     """Without layers whose top is what their bottom is, unless an output is called after one."""
     renamed: dict[str, str] = {}
     names = {layer.name for layer in dropped if layer.tops[0] not in net.outputs}

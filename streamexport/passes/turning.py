@@ -58,10 +58,10 @@ def _taking(turned: Layer, reader: Layer) -> Layer | None:
         behind: int | None = len(moved.atoms)
     elif isinstance(operation, Convolution) and operation.groups == 1 and moved.shape == moved.blob:
         before, outer, inner = 1, operation.outputs, prod(operation.window.kernel)
-        behind = _split(moved.atoms, prod(moved.blob[:2]))
+        behind = split(moved.atoms, prod(moved.blob[:2]))
     else:
         return None
-    first, order = _split(moved.atoms, prod(moved.shape[:before])), moved.order
+    first, order = split(moved.atoms, prod(moved.shape[:before])), moved.order
     if first is None or behind is None or moved.shape[:before] != moved.blob[:before]:
         return None
     if [*order[:first], *order[behind:]] != [*range(first), *range(behind, len(order))]:
@@ -70,7 +70,7 @@ def _taking(turned: Layer, reader: Layer) -> Layer | None:
     return replace(reader, bottoms=turned.bottoms, blobs=(weight, *reader.blobs[1:])) if weight else None
 
 
-def _split(atoms: Sequence[int], count: int) -> int | None:
+def split(atoms: Sequence[int], count: int) -> int | None:
     """How many of the first atoms make up so many elements."""
     return next((n for n in range(len(atoms) + 1) if prod(atoms[:n]) == count), None)
 
@@ -84,14 +84,18 @@ def _columns(weight: Blob, outer: int, inner: int, atoms: Sequence[int], order: 
     for atom in reversed(order):
         strides[atom] = step
         step *= atoms[atom]
+    before = sorted(order)
+    shape = (outer, *(atoms[atom] for atom in before), inner)
+    return seen_as(weight, shape, (step, *(strides[atom] for atom in before), 1))
+
+
+def seen_as(weight: Blob, shape: Shape, strides: Sequence[int]) -> Blob | None:
+    """A blob of the same shape that holds a view of its elements; None where these are not the checkpoint's own."""
     stored = computed(weight)
     numbers = stored.values if isinstance(stored, Cast) else stored
     if not isinstance(numbers, Stored) or not isinstance(numbers.values, Extent):
         return None
-    before = sorted(order)
-    shape = (outer, *(atoms[atom] for atom in before), inner)
-    steps = (step, *(strides[atom] for atom in before), 1)
-    view = Strided(Tensor.in_storage(numbers.name, numbers.dtype, shape, steps, numbers.values))
+    view = Strided(Tensor.in_storage(numbers.name, numbers.dtype, shape, strides, numbers.values))
     return replace(weight, values=view if numbers is stored else Cast(view, stored.dtype))
 
 

@@ -144,6 +144,35 @@ def test_a_matrix_or_kernels_behind_take_it_in_their_weights(tmp_path, dtype):
         np.testing.assert_array_equal(held[name], expected.ravel())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_matrices_and_kernels_in_front_make_it_in_that_order(tmp_path, dtype):
+    """What numpy says of weights and biases, and no layer; where pixels are turned, too, layers."""
+    module = build("turned behind matrices and kernels").to(dtype)
+    torch.save(module.state_dict(), tmp_path / "c.pth")
+    options = streamexport.Options(
+        net="tests.shared.traced_modules:build",
+        net_args='{"name": "turned behind matrices and kernels"}',
+        input_shape=(1, 4, 9, 12),
+    )
+    net = streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options).net
+    held = {layer.name: [np.frombuffer(rendered(b.values), "<f4") for b in layer.blobs] for layer in net.layers}
+    assert [name for name in held if name.endswith((".turn", ".split")) or ".flatten" in name] == ["transpose4.split"]
+    assert [layer.name for layer in net.layers if layer.bottoms == ("relu",)] == ["max_pool2d", "max_pool2d.size"]
+    weights = {name: value.float().numpy() for name, value in module.state_dict().items()}
+    orders = {
+        "matrix": ((0, 1), (2, 5), (1, 0)),
+        "conv": ((0, 1, 2, 3), (2, 3), (1, 0)),
+        "up": ((1, 0, 2, 3), (2, 2, 3), (2, 0, 1)),
+        "vector": ((0, 1), (4, 6), (1, 0)),
+    }
+    for name, (axes, atoms, order) in orders.items():
+        rows = np.arange(prod(atoms)).reshape(atoms).transpose(order).ravel()
+        expected = weights[f"{name}.weight"].transpose(axes)[rows].transpose(axes)
+        np.testing.assert_array_equal(held[name][0], expected.ravel())
+        if f"{name}.bias" in weights:
+            np.testing.assert_array_equal(held[name][1], weights[f"{name}.bias"][rows])
+
+
 def test_the_shorter_kernel_is_taken(tmp_path):
     """Channels last, of 768 channels and 14 x 14 pixels, or the other way round."""
     kinds = []

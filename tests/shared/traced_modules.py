@@ -237,6 +237,28 @@ class Turned(nn.Module):
         )
 
 
+class Made(nn.Module):
+    """Outputs of matrices and kernels that are turned among themselves, once behind something; and pixels, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.conv, self.up = (
+            nn.Linear(12, 10),
+            nn.Conv2d(4, 6, 3),
+            nn.ConvTranspose2d(4, 12, 2, bias=False),
+        )
+        self.vector, self.pixels = nn.Linear(4 * 9 * 12, 24), nn.Conv2d(4, 6, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (
+            self.matrix(x).unflatten(-1, (2, 5)).transpose(-1, -2).flatten(-2).sigmoid(),
+            F.max_pool2d(self.conv(x).relu().unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2), 2),
+            self.up(x).unflatten(1, (2, 2, 3)).permute(0, 3, 1, 2, 4, 5).flatten(1, 3).sigmoid(),
+            self.vector(x.flatten(1)).view(-1, 4, 6).transpose(1, 2).reshape(-1, 3, 8).sigmoid(),
+            self.pixels(x).transpose(1, 2).reshape(-1, 6, 9, 12).sigmoid(),
+        )
+
+
 class Flattened(nn.Module):
     """A blob that is given another shape and worked on there, and used as it was, too."""
 
@@ -545,6 +567,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         lambda x: x.transpose(2, 3).flatten(2).softmax(2).view(x.shape) * x.permute(0, 2, 1, 3).reshape(x.shape).relu()
     ),
     "turned before a matrix and kernels": Turned,
+    "turned behind matrices and kernels": Made,
     "rows": Rows,
     "flattened": Flattened,
     "constants": Constants,

@@ -18,6 +18,7 @@ from streamexport.passes import dialects, slicing
 from streamexport.running.engines import open_engine
 from streamexport.sources import open_source
 from tests.conversion.test_consumers import opencv_logits
+from tests.payload.test_extents import rendered
 from tests.shared import caffe_judge, traced_modules
 from tests.shared.product_modules import PRODUCTS
 from tests.tracing.test_traced import Converted
@@ -45,12 +46,23 @@ def test_other_options_compute_the_same(tmp_path, dialect, options):
 
 
 @pytest.mark.parametrize("name", ["attention, unbind", "attention, select", "small vit"])
-def test_a_packed_product_is_sliced_and_not_multiplied(tmp_path, name):
+def test_a_packed_product_is_one_for_each_part(tmp_path, name):
+    """Of a block of rows of the checkpoint's, and nothing is picked or sliced."""
     made = Converted(tmp_path, name, dialect="opencv")
-    slices = [layer for layer in made.plan.net.layers if layer.type == "Slice"]
-    assert slices and all(len(layer.tops) == 3 for layer in slices)
-    picks = [layer for layer in made.plan.net.layers if layer.blobs and isinstance(layer.blobs[0].values, Selected)]
+    net = made.plan.net
+    assert not any(layer.type == "Slice" for layer in net.layers)
+    picks = [layer for layer in net.layers if layer.blobs and isinstance(layer.blobs[0].values, Selected)]
     assert len(picks) == ("vit" in name)  # the class token
+    state = torch.load(tmp_path / "c.pth")
+    packed = [key for key in state if key.endswith(("qkv.weight", "in_proj_weight"))]
+    for key in packed:
+        for place, kind in enumerate(("weight", "bias")):
+            held = [layer.blobs[place] for layer in net.layers if layer.blobs and key in layer.blobs[0].origin]
+            expected = state[key.replace("weight", kind)].numpy()
+            np.testing.assert_array_equal(
+                [np.frombuffer(rendered(b.values), "<f4") for b in held], expected.reshape(3, -1)
+            )
+    assert packed
 
 
 def test_parts_that_are_not_all_of_a_blob_are_picked_by_themselves():
