@@ -435,5 +435,6 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         "slice_dim",
     ),
     ops.Softmax: _fields(ops.Softmax, "softmax_param", axis="axis"),
+    ops.Threshold: _fields(ops.Threshold, "threshold_param", threshold="threshold"),
     ops.Tile: _fields(ops.Tile, "tile_param", axis="axis", count="tiles"),
 }

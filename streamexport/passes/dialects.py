@@ -15,6 +15,8 @@ Nets come with things that not all of them know, and leave in words that the dia
                     with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
     Gelu, which is OpenCV's
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
+    Threshold, which is Caffe's
+        portable, opencv, ssd  ReLU of what is above it, to the power of next to nothing (the SSD family has it, OpenCV not)
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -51,6 +53,7 @@ from ..net.operations import (
     Reshape,
     Shape,
     Sigmoid,
+    Threshold,
 )
 from ..net.windows import ONE_PIXEL, Window
 from . import products, recurrence, turning
@@ -213,6 +216,26 @@ def _gelu(layer: Layer, dialect: str) -> Iterator[Layer]:
     yield step("", Eltwise("PROD"), bottom, f"{name}.sigmoid")
 
 
+VANISHING = 1e-20
+"""A power to which every positive float is 1, and 0 is 0."""
+
+
+def _threshold(layer: Layer, dialect: str) -> Iterator[Layer]:
+    """A difference of floats has the sign that it should have, however small it is."""
+    step = layer.operation
+    assert isinstance(step, Threshold)
+    if dialect == "bvlc":
+        yield layer
+        return
+    name, bottoms = layer.name, layer.bottoms
+    steps: list[tuple[str, Operation]] = [(f"{name}.positive", ReLU()), (name, Power(VANISHING))]
+    if step.threshold:
+        steps.insert(0, (f"{name}.above", Power(shift=-step.threshold)))
+    for made, operation in steps:
+        yield Layer(made, operation, bottoms, (made,), shapes=layer.shapes)
+        bottoms = (made,)
+
+
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     moved = layer.operation
     assert isinstance(moved, Rearrange)
@@ -269,6 +292,7 @@ _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] 
     Pooling: _pooling,
     Clip: _clip,
     Gelu: _gelu,
+    Threshold: _threshold,
     Rearrange: _rearrange,
     Recurrent: recurrence.express,
 }

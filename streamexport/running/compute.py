@@ -294,5 +294,6 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ),
     ops.Softmax: _one(lambda operation, task: task.bottom.softmax(operation.axis)),
     ops.TanH: _one(lambda operation, task: task.taken().tanh_()),
+    ops.Threshold: _one(lambda operation, task: task.taken().gt_(operation.threshold)),
     ops.Tile: _one(_tile),
 }

@@ -99,7 +99,7 @@ def run(
             call = Call(path, counts.get(path, 0))
             counts[path] = call.number + 1
             if isinstance(made, torch.Tensor):
-                outputs[call] = made.detach().numpy()
+                outputs[call] = _numbers(made)
 
         return keep
 
@@ -114,10 +114,15 @@ def run(
                 )  # it may be changed in place
             )
             made = module(*args, **kwargs)
-        outputs.last = [leaf.detach().numpy() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+        outputs.last = [_numbers(leaf) for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise NetError(f"the module fails: {type(error).__name__}: {reason(error)}") from error
     return outputs
+
+
+def _numbers(made: torch.Tensor) -> Array:
+    """A result as floats: truth values are 1 and 0 in a net."""
+    return (made if made.is_floating_point() else made.float()).detach().numpy()
 
 
 @contextmanager

@@ -184,6 +184,13 @@ def shapes(node: Node) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(value.shape) if hasattr(value, "shape") else () for value in several)
 
 
+def dtypes(node: Node) -> tuple[str, ...]:
+    """Of its results that are tensors, as torch calls them."""
+    found = node.meta.get("val", ())
+    several = found if isinstance(found, (list, tuple)) else [found]
+    return tuple(str(value.dtype).removeprefix("torch.") for value in several if hasattr(value, "dtype"))
+
+
 def place(node: Node) -> str:
     """Which module calls it, and on which line of whose code."""
     import torch

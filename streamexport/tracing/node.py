@@ -189,10 +189,14 @@ class Node(Scope):
     ----------
     shapes : of its results, as torch says
     used : which of these are used, where there are several
+    dtype : of its first result, as torch calls it
+    taken : the types of the tensors that it takes, in their order
     """
 
     shapes: tuple[Shape, ...] = ()
     used: frozenset[int] = frozenset()
+    dtype: str = "float32"
+    taken: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Shape:

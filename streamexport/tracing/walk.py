@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MOST = 12
 """Kinds of refusals that a message lists."""
+DTYPES = ("float32", "bool", "int32", "int64")
+"""Of results that floats express: truth values as 1 and 0, whole numbers up to 2^24."""
 
 
 def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments) -> Net:
@@ -229,13 +231,18 @@ class _Walk:
     def expressed(
         self, node: fx.Node, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
+        from torch import fx
+
         made_by_torch = node.meta["val"]
-        if not isinstance(made_by_torch, (list, tuple)) and not str(made_by_torch.dtype).endswith("float32"):
-            what = f"changes the type of an activation to {made_by_torch.dtype}"
+        (dtype, *_) = ends.dtypes(node)
+        if not isinstance(made_by_torch, (list, tuple)) and dtype not in DTYPES:
+            what = f"changes the type of an activation to torch.{dtype}"
             raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
         used = frozenset(index for index in taken if isinstance(index, int))
-        place = Node(self.graph.labels[node], self.net_of(node), ends.shapes(node), used)
+        operands = (leaf for leaf in _leaves((node.args, node.kwargs)) if isinstance(leaf, fx.Node))
+        types = tuple(taken for operand in operands for taken in ends.dtypes(operand))
+        place = Node(self.graph.labels[node], self.net_of(node), ends.shapes(node), used, dtype, types)
         try:
             signature(function).bind(place, *args, **kwargs)
         except TypeError as error:

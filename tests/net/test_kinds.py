@@ -120,6 +120,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.Softmax: [ops.Softmax(2)],
         ops.Split: [Example(ops.Split(), tops=2)],
         ops.TanH: [ops.TanH()],
+        ops.Threshold: [ops.Threshold(0.25)],
         ops.Tile: [ops.Tile(3, 2)],
     }.items()
 }

@@ -124,6 +124,7 @@ ONE_BOTTOM = [  # type, parameters, shapes of the blobs, what torch makes of bot
     ("Flatten", "", [], lambda x: x.flatten(1)),
     ("Reshape", "reshape_param { shape { dim: 0 dim: -1 dim: 4 } axis: 1 }", [], lambda x: x.reshape(2, 6, 18, 4)),
     ("Permute", "permute_param { order: 0 order: 2 order: 3 }", [], lambda x: x.permute(0, 2, 3, 1)),
+    ("Threshold", "threshold_param { threshold: 0.25 }", [], lambda x: (x > 0.25).float()),
     ("Tile", "tile_param { axis: 2 tiles: 3 }", [], lambda x: x.repeat(1, 1, 3, 1)),
     ("Reduction", "reduction_param { operation: MEAN axis: 1 }", [], lambda x: x.mean((1, 2, 3))),
     (

@@ -525,6 +525,59 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "rows and columns repeated": fn(lambda x: x * x.mean(2, keepdim=True) + x.amax(3, keepdim=True)),
     "outer": fn(lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
     "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
+    # comparisons, and what they choose
+    "comparisons": fn(
+        lambda x: (
+            (x > 0.1) * x
+            + (x >= 0.1).float() * 2
+            + (x < 0.3).to(x.dtype) * (x <= -0.2) * 3
+            - (x.relu() == 0).type_as(x)
+            + (x.relu() != 0) * x.clamp(max=0.5).eq(0.5)
+        )
+    ),
+    "comparisons of two": fn(
+        lambda x: (
+            (x > x.flip(1)) * x
+            + (x >= torch.linspace(-1, 1, 12)) * 2.0
+            + (x.mean(1, True) < x) * (x <= x.amax(1, True))
+            + (x == x.amax(2, keepdim=True)).float()
+            + (torch.ones(4, 1, 1) > x).float() * (x >= 0.5)
+        )
+    ),
+    "peaks": fn(lambda x: x * (F.max_pool2d(x, 3, 1, 1) == x).float() + (x == F.max_pool2d(x, 5, 1, 2))),
+    "peaks, chosen": fn(lambda x: torch.where((x == F.max_pool2d(x, 3, 1, 1)) & (x > 0.1), x, torch.zeros_like(x))),
+    "truth values": fn(lambda x: (((x > 0) & (x < 1)) | ~(x > -1) | ((x > 0.2) ^ (x < 0.4))) != (x.bool() + (x < 0))),
+    "logical": fn(
+        lambda x: (
+            torch.logical_and(x > 0, x) * x
+            + torch.logical_or(x.relu(), x < -1).float() * 2
+            + torch.logical_not(x.relu()) * torch.logical_xor(x > 0.5, torch.tensor([[True] * 6 + [False] * 6]))
+        )
+    ),
+    "any and all": fn(lambda x: (x > 1).any(1, keepdim=True).float() + (x > -1).all(2, True) * x - 2 * (x > 3).any()),
+    "counts": fn(lambda x: ((x > 0).sum(1) == 3).float() + (x > 0).int().sum((2, 3)).long().float().sum()),
+    "chosen": fn(
+        lambda x: (
+            torch.where(x > 0, x, x * 0.1)
+            + torch.where(x > 0.2, 1.5, -0.3) * x
+            + torch.where(x < 0, 0.25, x.tanh())
+            + torch.where(torch.arange(12) > 5, x, torch.ones(9, 12))
+            + torch.where(x > 0.5, torch.linspace(0, 1, 12), 0.0)
+        )
+    ),
+    "masks that are computed": fn(
+        lambda x: (
+            x.masked_fill(x < 0.1, -5.0)
+            + x.masked_fill(x[:, :1] > 0, 0.0) * x.masked_fill(x > 0.3, torch.tensor(2.0))
+            + x.masked_fill(x < x.mean(1, keepdim=True) - 0.1, -float("inf")).softmax(1)
+        )
+    ),
+    "infinite where it is not chosen": fn(lambda x: torch.where(x > 0, x, float("inf")).amin(1) + x.mean(1)),
+    "thresholds": fn(
+        lambda x: F.threshold(x, 0.1, 20) * F.threshold(x, -0.1, 0) + F.hardshrink(x) + F.softshrink(x, 0.2)
+    ),
+    "signs": fn(lambda x: x.sign() * x.abs().sqrt() + (x.relu() - 0.5).relu().sign()),
+    "a mask as it is": fn(lambda x: x > 0.1),
     # shapes
     "shuffle": Shuffle,
     "channel shuffle": fn(lambda x: F.channel_shuffle(torch.cat((x, x.relu()), 1), 2)),

@@ -309,9 +309,14 @@ class Hidden(Vectors):
         return torch.where(other, self.fc(one), one[:, :2])
 
 
-class Boolean(Vectors):
+class Halved(Vectors):
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        return self.fc(one * other.bool())
+        return self.fc(one * other.half().float())
+
+
+class Rounded(Vectors):
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        return self.fc(one * other.long())
 
 
 @pytest.mark.parametrize(
@@ -319,7 +324,8 @@ class Boolean(Vectors):
     [
         ("Embedded", "it takes integers as an input, which choose among others; blobs are float32"),
         ("Hidden", "it takes booleans as an input; blobs are float32: give a mask as 0 and 1"),
-        ("Boolean", "changes the type of an activation to torch.bool"),
+        ("Halved", "changes the type of an activation to torch.float16"),
+        ("Rounded", "rounds an activation, to torch.int64"),
     ],
 )
 def test_inputs_that_are_no_float32_are_refused(tmp_path, module, message):

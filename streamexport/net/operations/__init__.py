@@ -15,7 +15,23 @@ from collections.abc import Mapping
 from .normalizations import LRN, MVN, BatchNorm, Bias, Normalize, Scale, Softmax
 from .opaque import Opaque
 from .operation import Merge, Operation, Shape
-from .pointwise import BNLL, ELU, AbsVal, Clip, Eltwise, Exp, Gelu, Log, Power, PReLU, ReLU, ReLU6, Sigmoid, TanH
+from .pointwise import (
+    BNLL,
+    ELU,
+    AbsVal,
+    Clip,
+    Eltwise,
+    Exp,
+    Gelu,
+    Log,
+    Power,
+    PReLU,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    TanH,
+    Threshold,
+)
 from .rearrangements import (
     Concat,
     Crop,
@@ -87,6 +103,7 @@ __all__ = [
     "Softmax",
     "Split",
     "TanH",
+    "Threshold",
     "Tile",
 ]
 

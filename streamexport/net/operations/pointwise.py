@@ -129,6 +129,13 @@ class TanH(Pointwise):
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold(Pointwise):
+    """1 where x is larger than the threshold, else 0. OpenCV has none; `passes.dialects` composes it."""
+
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Eltwise(Operation):
     """The PROD, SUM or MAX of bottoms of the same shape; of a SUM each may have a coefficient."""
 

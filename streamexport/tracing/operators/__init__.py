@@ -8,6 +8,8 @@ from ..operands import Constant, Operand, UnsupportedError, Value
 from . import (
     activations,
     arithmetic,
+    choosing,
+    comparisons,
     convolutions,
     extremes,
     filling,
@@ -31,6 +33,8 @@ __all__ = [
     "Value",
     "activations",
     "arithmetic",
+    "choosing",
+    "comparisons",
     "convolutions",
     "extremes",
     "filling",

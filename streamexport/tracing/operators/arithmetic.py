@@ -13,7 +13,7 @@ from math import prod
 from ...net import kernels
 from ...net.operations import AbsVal, Exp, Log, Scale
 from ..arranged import arrange, arrange_alike
-from ..node import Scope
+from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape
 from .registry import operator
@@ -21,8 +21,14 @@ from .shapes import activations, broadcast
 
 
 @operator("add.Tensor", "add.Scalar")
+def _add(node: Node, x: Operand, other: Operand, alpha: float = 1) -> Value:
+    if node.dtype == "bool":  # of truth values the sum is whether one of them is true
+        return _maximum(node, x, other)
+    return add(node, x, other, alpha)
+
+
 def add(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
-    x, other = _numbers(x, other)
+    x, other = numbers(x, other)
     if isinstance(x, Value) and isinstance(other, Value):
         return combined(scope, "SUM", x, other, (1.0, float(alpha)) if alpha != 1 else ())
     if not isinstance(x, Value):
@@ -45,7 +51,7 @@ def _rsub(scope: Scope, x: Operand, other: Operand, alpha: float = 1) -> Value:
 
 @operator("mul.Tensor", "mul.Scalar")
 def multiplied(scope: Scope, x: Operand, other: Operand) -> Value:
-    x, other = _numbers(x, other)
+    x, other = numbers(x, other)
     if not isinstance(x, Value):
         x, other = other, x
     x = scope.activation(x)
@@ -60,7 +66,7 @@ def multiplied(scope: Scope, x: Operand, other: Operand) -> Value:
 def _div(scope: Scope, x: Operand, other: Operand, rounding_mode: str | None = None) -> Value:
     if rounding_mode is not None:
         raise UnsupportedError(f"rounds quotients ({rounding_mode})")
-    x, other = _numbers(x, other)
+    x, other = numbers(x, other)
     if isinstance(other, Value):
         inverse = scope.power(other, power=-1, part="inverse")
         return multiplied(scope, x, inverse) if x != 1 else inverse
@@ -88,7 +94,7 @@ def _abs(scope: Scope, x: Operand) -> Value:
 
 @operator("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
 def _pow(scope: Scope, x: Operand, exponent: Operand) -> Value:
-    x, exponent = _numbers(x, exponent)
+    x, exponent = numbers(x, exponent)
     if not isinstance(x, Value) or isinstance(exponent, (Value, Constant)):
         raise UnsupportedError("has an exponent that is a tensor", "Caffe raises to powers that are numbers")
     return scope.power(x, power=_number(exponent))
@@ -132,7 +138,7 @@ def _minimum(scope: Scope, x: Operand, other: Operand) -> Value:
     return scope.power(combined(scope, "MAX", first, second, part="max"), scale=-1)
 
 
-def _numbers(*operands: Operand) -> tuple[Operand, ...]:
+def numbers(*operands: Operand) -> tuple[Operand, ...]:
     """Operands, single constants as numbers."""
     return tuple(x.number() if isinstance(x, Constant) and x.count == 1 else x for x in operands)
 
@@ -142,7 +148,7 @@ def _number(x: Operand) -> float:
     return float(x)
 
 
-def _common(*shapes: Shape) -> Shape:
+def common(*shapes: Shape) -> Shape:
     """What torch broadcasts tensors of these shapes to; it has found that it can."""
     sizes = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
     return tuple(next((size for size in others if size != 1), 1) for others in sizes)[::-1]
@@ -156,7 +162,7 @@ def combined(
     if (x.view, x.blob) == (y.view, y.blob):
         return scope.eltwise(method, x, y, coefficients, part)
     first, second = arrange_alike(scope, (x, y))
-    shape = _common(first.value.shape, second.value.shape)
+    shape = common(first.value.shape, second.value.shape)
     x, y = (broadcast(scope, given.value, shape) for given in (first, second))
     return first.back(scope.eltwise(method, x, y, coefficients, part))
 
@@ -165,7 +171,7 @@ def _product(scope: Scope, x: Value, y: Value) -> Value:
     """Two values, the smaller one repeated: a Scale where it covers the first dimensions of the larger."""
     if x.shape == y.shape:
         return combined(scope, "PROD", x, y)
-    shape = _common(x.shape, y.shape)
+    shape = common(x.shape, y.shape)
     if x.shape != shape:
         x, y = y, x
     whole, factor = arrange_alike(scope, (x, y))
@@ -179,7 +185,7 @@ def _product(scope: Scope, x: Value, y: Value) -> Value:
 
 def _with_constant(scope: Scope, x: Value, constant: Constant, is_weight: bool) -> Value:
     """Times a constant, or plus one, that covers dimensions which follow each other: a Scale."""
-    x = broadcast(scope, scope.activation(x), _common(x.shape, constant.shape))
+    x = broadcast(scope, scope.activation(x), common(x.shape, constant.shape))
     own = (1,) * (len(x.shape) - len(constant.shape)) + constant.shape
     given = arrange(scope, x, [axis for axis, size in enumerate(own) if size != 1])
     constant = given.turned(replace(constant, shape=own))

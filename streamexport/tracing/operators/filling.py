@@ -1,12 +1,11 @@
-"""Constants of an activation's shape, and activations of which a mask that is constant takes parts away."""
+"""Constants of an activation's shape."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..node import Node, Scope
-from ..operands import Constant, Operand, UnsupportedError, Value
-from .arithmetic import add, multiplied
+from ..node import Node
+from ..operands import Constant, Operand
 from .registry import operator
 
 
@@ -35,14 +34,3 @@ def _filled(node: Node, value: float) -> Constant:
 
     shape = node.shape
     return Constant(shape, (), None, lambda: torch.full(shape, float(value)))
-
-
-@operator("masked_fill.Scalar")
-def _masked_fill(scope: Scope, x: Operand, mask: Operand, value: float) -> Value:
-    """x times 0 where the mask is, plus the value there: exact where x is finite."""
-    if not isinstance(mask, Constant):
-        raise UnsupportedError("has a mask that depends on the input", "Caffe has no booleans")
-    kept = mask.mapped(mask.shape, lambda hides: (~hides).float())
-    filled = mask.mapped(mask.shape, lambda hides: hides.float().masked_fill(hides, value))
-    made = multiplied(scope, x, kept)
-    return add(scope, made, filled) if value else made

@@ -11,7 +11,7 @@ from ...net import kernels
 from ...net.operations import AbsVal, Exp, Log, Pooling
 from ...net.windows import LONG, Window
 from ..arranged import arrange
-from ..node import Scope
+from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import View
 from .arithmetic import combined
@@ -27,8 +27,10 @@ def _mean(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_
 
 
 @operator("sum", "sum.dim_IntList")
-def _sum(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
-    return total(scope, scope.activation(x), dim, keepdim)
+def _sum(node: Node, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
+    if node.dtype != "float32":  # of whole numbers, or of truth values, which are counted
+        return reduced(node, x, dim, keepdim, "SUM")
+    return total(node, node.activation(x), dim, keepdim)
 
 
 @operator("logsumexp")
@@ -97,7 +99,7 @@ def _axes(x: Value, dim: Dims) -> list[int]:
 
 
 def reduced(scope: Scope, x: Operand, dim: Dims, keepdim: bool, method: str, part: str = "") -> Value:
-    """Means (AVE), maxima (MAX) or minima (MIN) over dimensions. Minima are -max(-x)."""
+    """Means (AVE), sums of whole numbers (SUM), maxima (MAX) or minima (MIN) over dimensions. Minima are -max(-x)."""
     if method == "MIN":
         largest = reduced(scope, scope.power(x, scale=-1, part="negated"), dim, keepdim, "MAX", "largest")
         return scope.power(largest, scale=-1, part=part)
@@ -142,7 +144,10 @@ def _reduced(scope: Scope, x: Value, axes: Sequence[int], method: str, part: str
     first, last = axes[0], axes[-1]
     batch, before = x.shape[0], prod(x.shape[1:first])
     inside, behind = prod(x.shape[first : last + 1]), prod(x.shape[last + 1 :])
-    if len(x.shape) == 4 and axes == [2, 3]:
+    if method == "SUM":
+        image = scope.reshaped(x, (batch * before, inside, 1, behind))
+        made = scope.pointwise_convolution(image, kernels.filled((1, inside), 1), part=part)
+    elif len(x.shape) == 4 and axes == [2, 3]:
         made = scope.layer(Pooling(method), [scope.reshaped(x, x.shape)], part=part)
     elif method == "AVE" and before == 1 and inside <= LONG:
         rest = x.shape[2:] if len(x.shape) == 4 and axes == [1] else (1, behind)

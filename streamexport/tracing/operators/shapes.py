@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from ...net import kernels
-from ...net.operations import Concat, InnerProduct, Pooling, Slice
+from ...net.operations import AbsVal, Concat, InnerProduct, Pooling, Slice, Threshold
 from ...net.windows import Axis, Window
 from ..arranged import arrange, arrange_alike
 from ..node import Node, Scope
@@ -18,12 +18,26 @@ from ..views import Shape, View
 from .registry import operator
 
 
+@operator("_to_copy", "to.dtype", "to.device", "to.dtype_layout", "to.other", "type_as")
+def _converted(node: Node, x: Operand, *_: Any, **__: Any) -> Operand:
+    return converted(node, x, node.taken[0])
+
+
+def converted(node: Node, x: Operand, dtype: str) -> Operand:
+    """What is of one type as one of the result's type. Truth values and whole numbers are floats here in any case."""
+    if isinstance(x, Constant):
+        import torch
+
+        wanted = getattr(torch, node.dtype)
+        return x if dtype == node.dtype else x.mapped(x.shape, lambda values: values.to(wanted))
+    if dtype == "float32" and node.dtype.startswith("int"):
+        raise UnsupportedError(f"rounds an activation, to torch.{node.dtype}")
+    if node.dtype == "bool" != dtype:
+        return node.pointwise(Threshold(), node.pointwise(AbsVal(), x, "size"))
+    return x
+
+
 @operator(
-    "_to_copy",
-    "to.dtype",
-    "to.device",
-    "to.dtype_layout",
-    "to.other",
     "clone",
     "alias",
     "contiguous",
