@@ -209,9 +209,16 @@ def _group_norm(random: Random, shape: Sequence[int]) -> nn.Module:
 
 
 def _pooling(random: Random, shape: Sequence[int]) -> nn.Module:
-    kernel = random.choice((2, 3))
-    kind = random.choice((nn.MaxPool2d, nn.AvgPool2d))
-    return kind(kernel, random.choice((1, 2)), random.choice((0, kernel // 2)), ceil_mode=random.random() < 0.2)
+    kernel, stride, up = random.choice((2, 3)), random.choice((1, 2, 2, 4)), random.random() < 0.2
+    pad, kind = random.choice((0, kernel // 2)), random.choice((nn.MaxPool2d, nn.AvgPool2d))
+    if kind is nn.MaxPool2d:
+        return nn.MaxPool2d(kernel, stride, pad, dilation=random.choice((1, 1, 2)), ceil_mode=up)
+    return nn.AvgPool2d(kernel, stride, pad, up, random.random() < 0.7, random.choice((None, None, 5)))
+
+
+def _adaptive(random: Random, shape: Sequence[int]) -> nn.Module:
+    kind = random.choice((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
+    return kind((random.choice((1, 2, 3, 5)), random.choice((1, 2, 3))))
 
 
 def _linear(random: Random, shape: Sequence[int]) -> nn.Module:
@@ -403,7 +410,9 @@ IMAGES: list[Step] = [
     lambda random, shape: nn.PixelUnshuffle(2),
     lambda random, shape: nn.ChannelShuffle(2),
     lambda random, shape: nn.ReflectionPad2d(1),
-    lambda random, shape: nn.AdaptiveAvgPool2d(random.choice((1, 2, 3))),
+    _adaptive,
+    lambda random, shape: nn.LPPool2d(2, random.choice((2, 3)), random.choice((1, 2))),
+    lambda random, shape: nn.MaxPool3d((random.choice((1, 2)), 2, 2), (random.choice((1, 2)), 1, 2)),
     function("layer norm", lambda x: F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)),
     function("squeezed", lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
     function("part of it", lambda x: x[:, :, 1:, 1:]),
@@ -425,7 +434,7 @@ SEQUENCES: list[Step] = [
     _linear,
     _group_norm,
     lambda random, shape: nn.LayerNorm(shape[-1]),
-    lambda random, shape: nn.AdaptiveAvgPool1d(random.choice((1, 2, 5))),
+    lambda random, shape: random.choice((nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d))(random.choice((1, 2, 5))),
     function("turned", lambda x: x.transpose(1, 2)),
     function("part of it", lambda x: x[:, :, 1:]),
     _pad,

@@ -3,7 +3,8 @@
 Nets come with things that not all of them know, and leave in words that the dialect's readers do:
 
     Pooling that rounds sizes down, PyTorch's way; Caffe's own is to round up
-        portable    pool rounding up, then crop to the size of a pooling without padding that comes out right
+        portable    pool rounding up, then crop to the size of a pooling without padding that comes out right, or of a
+                    convolution, where there is no such pooling
         bvlc        `round_mode: FLOOR`, which BVLC master alone knows
         opencv, ssd `ceil_mode: false`
     Clip, which is BVLC master's
@@ -135,17 +136,15 @@ def _cropped(layer: Layer, pooling: Pooling) -> Iterator[Layer]:
     # and all. Caffe then drops windows that begin behind the image, which has to leave the other axis alone.
     padded = [p if s == 1 and r < 1 else 0 for s, p, r in zip(stride, pad, reference, strict=True)]
     down, right = (k if p else r for k, p, r in zip(kernel, padded, reference, strict=True))
-    if min(down, right) < 1 or (any(padded) and (down < stride[0] or right < stride[1])):
-        raise NetError(
-            "its pooling has more padding than can be cropped again",
-            tensor=f"layer {layer.name}",
-            advice="use `dialect=bvlc`, opencv or ssd",
-        )
     size, crop = f"{layer.name}.size", f"{layer.name}.crop"
     # Not the shapes that torch says: those are the cropped one's.
     yield replace(layer, operation=replace(pooling, rounds_down=False), origin=None, shapes=())
-    sized = Pooling("MAX", Window.of((down, right), stride, (padded[0], padded[1])))
-    yield Layer(size, sized, layer.bottoms, (size,))
+    if min(down, right) < 1 or (any(padded) and (down < stride[0] or right < stride[1])):  # convolutions round down
+        zeros = kernels.filled((1, layer.shapes[0][1], *kernel), 0)
+        yield Layer(size, Convolution(1, window, has_bias=False), layer.bottoms, (size,), (zeros,))
+    else:
+        sized = Pooling("MAX", Window.of((down, right), stride, (padded[0], padded[1])))
+        yield Layer(size, sized, layer.bottoms, (size,))
     yield Layer(crop, Crop(2, (0,)), (*layer.tops, size), (crop,))
 
 

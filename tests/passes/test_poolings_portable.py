@@ -16,6 +16,7 @@ from streamexport.running.engines import open_engine
 from tests.shared import caffe_judge
 
 WINDOWS = [((2, 2), (2, 1), (0, 1)), ((2, 2), (1, 2), (1, 0)), ((3, 2), (2, 1), (1, 1)), ((4, 2), (3, 1), (1, 1))]
+WINDOWS += [((4, 2), (3, 1), (2, 1)), ((5, 4), (2, 3), (2, 2))]  # no pooling without padding has their tops' size
 FEW_PIXELS = [
     (((2, 2), (2, 2), (0, 0)), (3, 2)),
     (((1, 9), (1, 9), (0, 0)), (16, 9)),

@@ -453,6 +453,53 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         )
     ),
     "adaptive max": module(lambda: nn.AdaptiveMaxPool2d(1)),
+    "adaptive max, uneven": fn(
+        lambda x: (
+            F.adaptive_max_pool2d(x, (4, 7)).relu(),
+            F.adaptive_max_pool2d(x, (3, 12)).relu(),
+            F.adaptive_max_pool1d(x.flatten(2), 7).relu(),
+        )
+    ),
+    "max pool, dilated": fn(
+        lambda x: (
+            F.max_pool2d(x, 3, 1, 1, dilation=2).relu(),
+            F.max_pool2d(x, (3, 2), 2, (1, 0), dilation=(2, 3), ceil_mode=True).relu(),
+            F.max_pool1d(x.flatten(2), 3, 2, 1, dilation=2, return_indices=True)[0].relu(),
+        )
+    ),
+    "pools with gaps, up": fn(
+        lambda x: (
+            F.max_pool2d(x, (2, 3), (4, 5), (1, 0), ceil_mode=True).relu(),
+            F.avg_pool2d(x, 2, (4, 5), 1, ceil_mode=True).relu(),
+            F.avg_pool2d(x, 2, 3, 1, ceil_mode=True, count_include_pad=False).relu(),
+            F.avg_pool2d(x, (2, 3), 2, 1, ceil_mode=True, divisor_override=5).relu(),
+            F.avg_pool1d(x.flatten(2), 4, 3, 1, ceil_mode=True, count_include_pad=False).relu(),
+        )
+    ),
+    "pools of padding": fn(lambda x: (F.max_pool2d(x, (4, 2), (3, 1), (2, 1)), F.avg_pool2d(x, (2, 3), (1, 2), 1))),
+    "lp pool": fn(
+        lambda x: (
+            F.lp_pool2d(x, 2, 3, 2).relu(),
+            F.lp_pool2d(x.abs() + 0.1, 3, (2, 3), ceil_mode=True).relu(),
+            F.lp_pool1d(x.flatten(2), 1.0, 2).relu(),
+        )
+    ),
+    "pools of one image": fn(
+        lambda x: (
+            F.max_pool2d(x[0], 3, 2, 1) * F.adaptive_avg_pool2d(x[0], (5, 6))
+            + F.conv2d(x[0], x.new_ones(4, 4, 1, 1))[:, ::2, ::2]
+        )
+    ),
+    "pooled volumes": fn(
+        lambda x: (
+            F.max_pool3d(x, (1, 3, 3), (2, 1, 2)).relu(),
+            F.max_pool3d(x[:, None], 3, 2, 1).relu(),
+            F.avg_pool3d(x[:, None], (2, 3, 3), (1, 2, 2), 1, count_include_pad=False).relu(),
+            F.adaptive_avg_pool3d(x[:, None], (2, 1, 1)).relu(),
+            F.adaptive_max_pool3d(x[:, None], 1).relu(),
+            F.adaptive_avg_pool3d(x[:, None], (3, 4, 5)).relu(),
+        )
+    ),
     "means": fn(lambda x: x.mean((2, 3), keepdim=True) + x.mean(1, keepdim=True) + x.amax(1, keepdim=True)),
     "sums": fn(lambda x: x.sum(1) * 0.1 + x.sum((1, 2), keepdim=True).flatten(1)[:, None]),
     "reductions of dimensions apart": fn(

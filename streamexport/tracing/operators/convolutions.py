@@ -37,7 +37,7 @@ def _conv(
         Axis(size, step, low + pad[0], high + pad[1], reach)
         for size, step, reach, low, high, pad in zip(kernel.shape[2:], *steps, lows, highs, before, strict=True)
     ]
-    return _of_rank(scope.convolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), rank)
+    return _of_rank(scope.convolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), x, rank)
 
 
 @operator("conv_transpose2d.input", "conv_transpose1d")
@@ -69,7 +69,7 @@ def _conv_transpose(
     if tuple(rooms) != kernel.shape[2:]:
         values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0, 0), reaches)
         kernel = replace(kernel, shape=(*kernel.shape[:2], *rooms), values=values)
-    return _of_rank(scope.deconvolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), rank)
+    return _of_rank(scope.deconvolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), x, rank)
 
 
 @operator("linear")
@@ -86,18 +86,19 @@ def linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = Non
     return given.back(scope.layer(InnerProduct(kernel.shape[0], held is not None, axis), [vectors], blobs))
 
 
-def _of_rank(image: Value, rank: int) -> Value:
-    """An image as torch has it, a sequence if it slides over one dimension."""
-    return replace(image, view=View.of((*image.blob[:2], *image.blob[4 - rank :])))
+def _of_rank(image: Value, x: Operand, rank: int) -> Value:
+    """An image as torch has it, a sequence if it slides over one dimension; without a batch, if `x` has none."""
+    shape = (*image.blob[:2], *image.blob[4 - rank :])
+    return replace(image, view=View.of(shape[rank + 2 - len(x.shape) :] if isinstance(x, Value) else shape))
 
 
 def _image(scope: Scope, x: Operand, rank: int) -> tuple[Value, list[tuple[int, int]]]:
     """An operand as an image, and the zeros that are to be put around it, before and behind, by axis."""
-    if not isinstance(x, Value) or len(x.shape) != rank + 2:
-        raise UnsupportedError(f"has no batch: its input is {list(getattr(x, 'shape', ()))}")
+    if not isinstance(x, Value):
+        raise UnsupportedError("takes a constant where only activations can be")
     above, below, left, right = x.padding
     bare = replace(x, padding=(0, 0, 0, 0))
-    batch, channels, *size = bare.shape
+    batch, channels, *size = (1,) * (rank + 2 - len(bare.shape)) + bare.shape
     image = scope.reshaped(bare, (batch, channels, *([1] * (2 - rank)), *size))
     if rank == 1 and (above or below):
         raise UnsupportedError("pads channels")

@@ -1,26 +1,84 @@
-"""Pooling with windows of one size, and with those that torch adapts to an image.
+"""Pooling of sequences, images and volumes, with windows of one size and with those that torch adapts to what they slide over.
 
-Caffe rounds pooled sizes up, torch down, which `passes.dialects` puts into the words of each dialect. Caffe's average
-divides by a window that includes padding.
+Caffe rounds pooled sizes up, torch down, which `passes.dialects` puts into the words of each dialect, and its average divides
+by a window that includes padding. Where it has no such window, averages are products with matrices, and of maxima what each
+window sees is put side by side first. Volumes are pooled plane by plane, then through the planes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 from ...net.operations import Pooling
-from ...net.windows import Window, pair
+from ...net.windows import Axis, Window
 from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
-from ..views import Shape, View
+from ..views import Shape
+from .indexing import picked
 from .registry import operator
 from .resizing import Matrix, resized
+from .shapes import sliced
+
+RANKS = (1, 2, 3)
 
 
-@operator("max_pool2d")
+@dataclass(frozen=True, slots=True)
+class Along:
+    """What slides along one dimension.
+
+    Attributes
+    ----------
+    size, count : elements there, and windows
+    axis : of windows that are alike; None for those that torch adapts, and whose sizes differ
+    rounds_up : whether the last window may reach beyond the padding
+    """
+
+    size: int
+    count: int
+    axis: Axis | None
+    rounds_up: bool
+
+    @classmethod
+    def adapted(cls, size: int, count: int) -> Along:
+        return cls(size, count, None if size % count else Axis(size // count, size // count), True)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether each window is one element."""
+        return self.axis is not None and (self.axis.kernel, self.size) == (1, self.count)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one window over everything, and nothing else."""
+        return self.count == 1 and self.axis is not None and (self.axis.kernel, self.axis.low) == (self.size, 0)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether Caffe has such windows: of one size, and none that begins in a gap behind the last element."""
+        return self.axis is not None and not (self.rounds_up and self.axis.stride > self.axis.kernel)
+
+    def windows(self) -> list[list[int]]:
+        """The places that each window sees."""
+        if self.axis is None:
+            bounds = (
+                (at * self.size // self.count, -(-(at + 1) * self.size // self.count)) for at in range(self.count)
+            )
+            return [[*range(*bound)] for bound in bounds]
+        starts = (at * self.axis.stride - self.axis.low for at in range(self.count))
+        ranges = (range(start, start + self.axis.extent, self.axis.dilation) for start in starts)
+        return [[place for place in window if 0 <= place < self.size] for window in ranges]
+
+
+NOTHING = Along(1, 1, Axis(1), False)
+Pool = Callable[[Scope, Value, Along, Along], Value]
+"""Pools an image, down its columns and along its rows."""
+
+
 def _max_pool(
+    rank: int,
     node: Node,
     x: Operand,
     kernel_size: Sequence[int],
@@ -29,14 +87,12 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Value:
-    if set(dilation) != {1}:
-        raise UnsupportedError("pools with dilation")
-    window = (pair(kernel_size), pair(stride or kernel_size), pair(padding))
-    return _pool(node, node.image(x), node.shape, "MAX", *window, ceil_mode)
+    sliding = _sliding(node, x, rank, kernel_size, stride, padding, dilation, ceil_mode)
+    return _pooled(node, x, sliding, _largest)
 
 
-@operator("max_pool2d_with_indices")
 def _max_pool_with_indices(
+    rank: int,
     node: Node,
     x: Operand,
     kernel_size: Sequence[int],
@@ -45,13 +101,12 @@ def _max_pool_with_indices(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> list[Value | None]:
-    if 1 in node.used:
-        raise UnsupportedError("uses the indices of what it pools")
-    return [_max_pool(node, x, kernel_size, stride, padding, dilation, ceil_mode), None]
+    _refuse_indices(node)
+    return [_max_pool(rank, node, x, kernel_size, stride, padding, dilation, ceil_mode), None]
 
 
-@operator("avg_pool2d")
 def _avg_pool(
+    rank: int,
     node: Node,
     x: Operand,
     kernel_size: Sequence[int],
@@ -61,34 +116,16 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    image, window = node.image(x), (pair(kernel_size), pair(stride or kernel_size), pair(padding))
-    if divisor_override is not None:
-        if ceil_mode:
-            raise UnsupportedError("rounds up sizes, and divides by another number than the windows'")
-        pooled = _pool(node, image, node.shape, "AVE", *window, ceil_mode)
-        return node.power(pooled, scale=prod(window[0]) / divisor_override, part="divisor")
-    if any(window[2]) and not count_include_pad:
-        lists = zip(image.blob[2:], node.shape[2:], *window, strict=True)
-        return resized(node, image, *(_averages(*axis) for axis in lists))
-    return _pool(node, image, node.shape, "AVE", *window, ceil_mode)
+    sliding = _sliding(node, x, rank, kernel_size, stride, padding, (1,), ceil_mode)
+    if divisor_override is None:
+        return _pooled(
+            node, x, sliding, partial(_mean, counts=_counts_padding if count_include_pad else _counts_inside)
+        )
+    pooled = _pooled(node, x, sliding, partial(_mean, counts=_counts_all))
+    kernel = prod(_each(kernel_size, rank))
+    return node.viewed(node.power(pooled, scale=kernel / divisor_override, part="divisor"), node.shape)
 
 
-@operator("max_pool1d")
-def _max_pool1d(
-    node: Node,
-    x: Operand,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Value:
-    if set(dilation) != {1}:
-        raise UnsupportedError("pools with dilation")
-    return _pool_sequence(node, x, "MAX", kernel_size[0], (*stride, kernel_size[0])[0], padding[0], ceil_mode)
-
-
-@operator("avg_pool1d")
 def _avg_pool1d(
     node: Node,
     x: Operand,
@@ -98,98 +135,178 @@ def _avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Value:
-    if padding[0] and not count_include_pad:
-        raise UnsupportedError("leaves padding out of the means of a sequence", "write it as an image of height 1")
-    return _pool_sequence(node, x, "AVE", kernel_size[0], (*stride, kernel_size[0])[0], padding[0], ceil_mode)
+    return _avg_pool(1, node, x, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
-def _pool_sequence(node: Node, x: Operand, method: str, kernel: int, stride: int, pad: int, ceil_mode: bool) -> Value:
-    """A sequence is an image one pixel high."""
-    x = node.activation(x)
-    batch, channels, length = (1,) * (3 - len(x.shape)) + x.shape
-    image = node.reshaped(x, (batch, channels, 1, length))
-    shape = (batch, channels, 1, node.shape[-1])
-    pooled = _pool(node, image, shape, method, (1, kernel), (1, stride), (0, pad), ceil_mode)
-    return replace(pooled, view=View.of(node.shape))
+def _adaptive_avg_pool(rank: int, node: Node, x: Operand, output_size: Sequence[int]) -> Value:
+    return _pooled(node, x, _adapted(node, x, rank), partial(_mean, counts=_counts_inside))
 
 
-def _pool(
-    scope: Scope,
-    x: Value,
-    shape: Shape,
-    method: str,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    pad: tuple[int, int],
-    ceil_mode: bool,
+def _adaptive_max_pool(rank: int, node: Node, x: Operand, output_size: Sequence[int]) -> list[Value | None]:
+    _refuse_indices(node)
+    return [_pooled(node, x, _adapted(node, x, rank), _largest), None]
+
+
+operator("avg_pool1d")(_avg_pool1d)
+for _rank in RANKS:
+    operator(f"max_pool{_rank}d")(partial(_max_pool, _rank))
+    operator(f"max_pool{_rank}d_with_indices")(partial(_max_pool_with_indices, _rank))
+    operator(f"adaptive_max_pool{_rank}d")(partial(_adaptive_max_pool, _rank))
+    operator(f"adaptive_avg_pool{_rank}d", *[f"_adaptive_avg_pool{_rank}d"] * (_rank > 1))(
+        partial(_adaptive_avg_pool, _rank)
+    )
+    if _rank > 1:
+        operator(f"avg_pool{_rank}d")(partial(_avg_pool, _rank))
+
+
+@operator("streamexport::lp_pool1d", "streamexport::lp_pool2d", "streamexport::lp_pool3d")
+def _lp_pool(
+    node: Node,
+    x: Operand,
+    norm_type: float,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] | None = None,
+    ceil_mode: bool = False,
 ) -> Value:
-    """A pooling of an image to this shape: MAX or AVE."""
-    size = x.blob[2:]
-    # A larger window than there is room for, which torch has where sizes are rounded up, leaves nothing to OpenCV.
-    kernel = (min(kernel[0], size[0] + 2 * pad[0]), min(kernel[1], size[1] + 2 * pad[1]))
-    if not ceil_mode:  # Nor does a longer stride than to the end, once the portable dialect makes a window of it.
-        spare = [n + 2 * p - k for n, p, k in zip(size, pad, kernel, strict=True)]
-        stride = (min(stride[0], spare[0] + 1), min(stride[1], spare[1] + 1))
-    if not ceil_mode and shape[2:] == (1, 1) and kernel == size and not any(pad):
-        return scope.layer(Pooling(method), [x])
-    if ceil_mode and any(s > k for s, k in zip(stride, kernel, strict=True)):
-        raise UnsupportedError("rounds up sizes of windows that leave gaps")
-    rounds_down = not ceil_mode and set(stride) != {1}
-    return scope.layer(Pooling(method, Window.of(kernel, stride, pad), rounds_down), [x])
+    """(sum of x^p)^(1/p), where torch takes the root of nothing less than 0."""
+    rank = len(kernel_size)
+    powers = node.power(x, power=norm_type, part="powers")
+    sliding = _sliding(node, powers, rank, kernel_size, stride or (), (0,), (1,), ceil_mode)
+    mean = _pooled(node, powers, sliding, partial(_mean, counts=_counts_padding))
+    return node.power(mean, power=1 / norm_type, scale=prod(kernel_size), part="root")
 
 
-def _averages(size: int, pooled: int, kernel: int, stride: int, pad: int) -> Matrix:
-    """Means of windows that leave padding out, as a matrix."""
-    windows = (range(max(0, at * stride - pad), min(size, at * stride - pad + kernel)) for at in range(pooled))
-    return [[1 / len(window) if place in window else 0.0 for place in range(size)] for window in windows]
-
-
-@operator("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
-def _adaptive_avg_pool(scope: Scope, x: Operand, output_size: Sequence[int]) -> Value:
-    image = scope.image(x)
-    return _averaged(scope, image, (*image.blob[:2], *output_size))
-
-
-@operator("adaptive_avg_pool1d")
-def _adaptive_avg_pool1d(scope: Scope, x: Operand, output_size: Sequence[int]) -> Value:
-    x = scope.activation(x)
-    batch, channels, length = x.shape
-    image = scope.reshaped(x, (batch, channels, 1, length))
-    made = _averaged(scope, image, (batch, channels, 1, *output_size))
-    return replace(made, view=View.of((batch, channels, *output_size)))
-
-
-def _averaged(scope: Scope, image: Value, shape: Shape) -> Value:
-    """Windows of equal size where they divide the image; else means of theirs, as matrices."""
-    given, wanted = image.blob[2:], shape[2:]
-    if given == wanted:
-        return image
-    if wanted == (1, 1):
-        return scope.layer(Pooling("AVE"), [image])
-    if all(n % m == 0 for n, m in zip(given, wanted, strict=True)):
-        step = (given[0] // wanted[0], given[1] // wanted[1])
-        return _pool(scope, image, shape, "AVE", step, step, (0, 0), ceil_mode=True)
-    return resized(scope, image, *(_adapted(n, m) for n, m in zip(given, wanted, strict=True)))
-
-
-def _adapted(size: int, pooled: int) -> Matrix | None:
-    if size == pooled:
-        return None
-    windows = (range(at * size // pooled, -(-(at + 1) * size // pooled)) for at in range(pooled))
-    return [[1 / len(window) if place in window else 0.0 for place in range(size)] for window in windows]
-
-
-@operator("adaptive_max_pool2d")
-def _adaptive_max_pool(node: Node, x: Operand, output_size: Sequence[int]) -> list[Value | None]:
+def _refuse_indices(node: Node) -> None:
     if 1 in node.used:
         raise UnsupportedError("uses the indices of what it pools")
-    image = node.image(x)
-    wanted = (*image.blob[:2], *output_size)
-    if image.blob == wanted:
-        return [image, None]
-    if wanted[2:] == (1, 1):
-        return [node.layer(Pooling("MAX"), [image]), None]
-    if any(n % m for n, m in zip(image.blob[2:], wanted[2:], strict=True)):
-        raise UnsupportedError(f"pools {list(image.blob[2:])} to {list(wanted[2:])}, windows of several sizes")
-    step = (image.blob[2] // wanted[2], image.blob[3] // wanted[3])
-    return [_pool(node, image, wanted, "MAX", step, step, (0, 0), ceil_mode=True), None]
+
+
+def _each(sizes: Sequence[int], rank: int) -> tuple[int, ...]:
+    """A size for each dimension, of sizes that may be said once for all."""
+    return tuple(sizes) * (rank if len(sizes) == 1 else 1)
+
+
+def _sliding(
+    node: Node,
+    x: Operand,
+    rank: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    rounds_up: bool,
+) -> list[Along]:
+    """The windows of a pooling, by dimension."""
+    sizes = zip(*(_each(given, rank) for given in (kernel, stride or kernel, padding, dilation)), strict=True)
+    axes = [Axis(size, step, pad, pad, reach) for size, step, pad, reach in sizes]
+    space = zip(node.activation(x).shape[-rank:], node.shape[-rank:], axes, strict=True)
+    return [Along(size, count, axis, rounds_up) for size, count, axis in space]
+
+
+def _adapted(node: Node, x: Operand, rank: int) -> list[Along]:
+    space = zip(node.activation(x).shape[-rank:], node.shape[-rank:], strict=True)
+    return [Along.adapted(size, count) for size, count in space]
+
+
+def _pooled(node: Node, x: Operand, sliding: Sequence[Along], pool: Pool) -> Value:
+    """What a pooling makes, with a batch or without: planes as images, then, of volumes, columns through them."""
+    *depth, down, right = (NOTHING, *sliding) if len(sliding) == 1 else sliding
+    x = node.activation(x)
+    if depth and depth[0].axis is not None and (depth[0].axis.kernel, depth[0].axis.low) == (1, 0):
+        x, depth = sliced(node, x, len(x.shape) - 3, 0, x.shape[-3], depth[0].axis.stride), []
+    lead = x.shape[: len(x.shape) - len(sliding)]
+    batch, channels = lead if len(lead) == 2 else (1, *lead)
+    planes = prod(x.shape[len(lead) :]) // (down.size * right.size)
+    if depth and down.is_whole and right.is_whole:
+        size = down.size * right.size
+        down, right, depth, planes = depth[0], Along(size, 1, Axis(size, size), down.rounds_up), [], 1
+    made = _image(node, x, (batch, channels * planes, down.size, right.size), pool, down, right)
+    if depth:
+        pixels = down.count * right.count
+        columns = Along(pixels, pixels, Axis(1), False)
+        made = _image(node, made, (batch, channels, planes, pixels), pool, depth[0], columns)
+    return node.viewed(made, node.shape)
+
+
+def _image(scope: Scope, x: Value, shape: Shape, pool: Pool, down: Along, right: Along) -> Value:
+    if down.keeps and right.keeps:
+        return x
+    return pool(scope, scope.reshaped(x, shape), down, right)
+
+
+def _largest(scope: Scope, image: Value, down: Along, right: Along) -> Value:
+    image, down = _side_by_side(scope, image, 2, down)
+    image, right = _side_by_side(scope, image, 3, right)
+    return _pool(scope, image, "MAX", down, right)
+
+
+def _side_by_side(scope: Scope, image: Value, dim: int, along: Along) -> tuple[Value, Along]:
+    """An image that windows cut up in one dimension, and the windows: shorter ones see their last element again."""
+    if along.axis is not None and along.axis.dilation == 1 and along.is_even:
+        return image, along
+    windows = along.windows()
+    if not all(windows):
+        raise UnsupportedError("has windows that see nothing but padding")
+    most = max(map(len, windows))
+    places = [place for window in windows for place in (*window, *window[-1:] * (most - len(window)))]
+    return picked(scope, image, dim, places), Along(len(places), along.count, Axis(most, most), True)
+
+
+Counts = Callable[[Along, int, int], int]
+"""What a window's sum is divided by: given where it begins, and how many elements it sees."""
+
+
+def _counts_padding(along: Along, start: int, seen: int) -> int:
+    """Padding, but nothing behind it."""
+    assert along.axis is not None
+    return min(start + along.axis.kernel, along.size + along.axis.high) - start
+
+
+def _counts_inside(along: Along, start: int, seen: int) -> int:
+    return seen
+
+
+def _counts_all(along: Along, start: int, seen: int) -> int:
+    assert along.axis is not None
+    return along.axis.kernel
+
+
+def _mean(scope: Scope, image: Value, down: Along, right: Along, counts: Counts) -> Value:
+    if all(_is_caffe_s(along, counts) for along in (down, right)):
+        return _pool(scope, image, "AVE", down, right)
+    return resized(scope, image, *(None if along.keeps else _shares(along, counts) for along in (down, right)))
+
+
+def _is_caffe_s(along: Along, counts: Counts) -> bool:
+    """Whether Caffe's own average divides by the same."""
+    if along.axis is None or not along.is_even:
+        return False
+    if counts is _counts_inside:
+        return not along.axis.low
+    return counts is _counts_padding or not along.rounds_up
+
+
+def _shares(along: Along, counts: Counts) -> Matrix:
+    """Means of windows as a matrix."""
+    matrix = []
+    for at, window in enumerate(along.windows()):
+        start = at * along.axis.stride - along.axis.low if along.axis is not None else window[0]
+        share = 1 / counts(along, start, len(window))
+        matrix.append([share if place in window else 0.0 for place in range(along.size)])
+    return matrix
+
+
+def _pool(scope: Scope, x: Value, method: str, down: Along, right: Along) -> Value:
+    """A pooling of an image with windows that are alike: MAX or AVE."""
+    if down.is_whole and right.is_whole:
+        return scope.layer(Pooling(method), [x])
+    axes = [along.axis for along in (down, right) if along.axis is not None]
+    # A larger window than there is room for, which torch has where sizes are rounded up, leaves nothing to OpenCV.
+    rooms = [size + axis.low + axis.high for size, axis in zip(x.blob[2:], axes, strict=True)]
+    kernel = [min(axis.kernel, room) for axis, room in zip(axes, rooms, strict=True)]
+    stride = [axis.stride for axis in axes]
+    rounds_down = any(not along.rounds_up and step != 1 for along, step in zip((down, right), stride, strict=True))
+    if rounds_down:  # Nor does a longer stride than to the end, once the portable dialect makes a window of it.
+        stride = [min(step, room - size + 1) for step, room, size in zip(stride, rooms, kernel, strict=True)]
+    window = Window.of((kernel[0], kernel[1]), (stride[0], stride[1]), (axes[0].low, axes[1].low))
+    return scope.layer(Pooling(method, window, rounds_down and set(stride) != {1}), [x])
