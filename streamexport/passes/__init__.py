@@ -11,6 +11,7 @@ from . import (
     dialects,
     folding,
     naming,
+    offsets,
     opencv,
     outputs,
     precision,
@@ -35,8 +36,8 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, cleaning, outputs, what OpenCV merges,
-    writing in place, precision, names; sharing last, when all is said."""
+    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, cleaning, offsets, outputs, what
+    OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
@@ -46,8 +47,8 @@ def apply(
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)
-    net = opencv.keep_apart(outputs.apart(cleaning.clean(net)), dialect)
+    net = opencv.keep_apart(outputs.apart(offsets.unspread(cleaning.clean(net))), dialect)
     if in_place:
-        net = cleaning.write_in_place(net)
+        net = cleaning.write_in_place(offsets.over_a_term(net))
     net = precision.store(net, dtype)
     return sharing.share(naming.rename(net, names), dialect)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ..net.graph import Layer, Net, written
-from ..net.operations import Dropout, Eltwise, Flatten, InnerProduct, Input, Power, Silence
+from ..net.operations import Bias, Dropout, Eltwise, Flatten, InnerProduct, Input, Power, Silence
 
 NOTHING = Power()
 """A Power that changes nothing."""
@@ -99,10 +99,12 @@ def write_in_place(net: Net) -> Net:
 
 
 def _overwritable(layer: Layer) -> tuple[str, ...]:
-    """The bottoms that a layer may be written over, in Caffe: its only one, or one of two factors."""
+    """The bottoms that a layer may be written over, in Caffe: its only one, one of two factors, or what is offset."""
     operation, bottoms = layer.operation, layer.bottoms
     if isinstance(operation, Eltwise):
         return bottoms if operation.method == "PROD" and len(set(bottoms)) == len(bottoms) == 2 else ()
+    if isinstance(operation, Bias):
+        return bottoms[:1]
     return bottoms if operation.writes_in_place and len(bottoms) == 1 else ()
 
 

@@ -183,7 +183,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
-        made: Tensor = x + self.mlp(self.norm2(x))
+        made: Tensor = self.mlp(self.norm2(x)) + x  # the other way round
         return made
 
 

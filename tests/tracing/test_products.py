@@ -12,7 +12,7 @@ from streamexport.errors import NetError
 from streamexport.net import kernels
 from streamexport.net.graph import Layer, Net
 from streamexport.net.kernels import Selected
-from streamexport.net.operations import Convolution, Input, MatMul, Slice
+from streamexport.net.operations import Bias, Convolution, Input, MatMul, Slice
 from streamexport.net.windows import ONE_PIXEL
 from streamexport.passes import dialects, slicing
 from streamexport.running.engines import open_engine
@@ -63,6 +63,25 @@ def test_a_packed_product_is_one_for_each_part(tmp_path, name):
                 [np.frombuffer(rendered(b.values), "<f4") for b in held], expected.reshape(3, -1)
             )
     assert packed
+
+
+@pytest.mark.parametrize("dialect", ["bvlc", "ssd", "opencv", "portable"])
+def test_what_only_caffe_runs_has_sums_in_less_memory(tmp_path, dialect):
+    """Means of one image are subtracted as they are, and in place a sum is written over a term; elsewhere there is no Bias."""
+
+    def made(in_place: bool) -> list[Layer]:
+        directory = tmp_path / f"{in_place}"
+        return list(Converted(directory, "small vit", dialect=dialect, in_place=in_place).plan.net.layers)
+
+    plain, lean = made(False), made(True)
+    biases = [[layer for layer in layers if isinstance(layer.operation, Bias)] for layers in (plain, lean)]
+    if dialect in ("opencv", "portable"):
+        assert biases == [[], []]
+        return
+    assert plain and all(layer.operation == Bias(2) and layer.name.endswith(".centred") for layer in biases[0])
+    assert not any(layer.name.endswith("mean_spread") for layer in plain)
+    over = [layer for layer in biases[1] if layer.operation == Bias(0)]
+    assert over and all(layer.tops == layer.bottoms[:1] for layer in over)
 
 
 def test_parts_that_are_not_all_of_a_blob_are_picked_by_themselves():
