@@ -344,6 +344,13 @@ def _windows(random: Random, shape: Sequence[int]) -> nn.Module:
     return Function(f"attention in windows of {size}", attend)
 
 
+def _written(x: Tensor, axis: int) -> Tensor:
+    made = x.clone()
+    made.select(axis, 0).copy_(x.select(axis, -1))
+    made.narrow(axis, x.shape[axis] // 2, 1).mul_(2)
+    return made
+
+
 EITHER: list[Step] = [
     _norm,
     _norm,
@@ -395,6 +402,8 @@ EITHER: list[Step] = [
     function("hidden", lambda x: x.masked_fill(x < -0.25, -0.5)),
     function("shrunk", lambda x: F.hardshrink(x, 0.05)),
     function("counted", lambda x: x + (x > 0).sum(1, keepdim=True)),
+    _axis("the first written", _written),
+    function("negative ones written", lambda x: x.clone().index_put((x < 0,), torch.tensor(0.1))),
     function("mean of the second and the last", lambda x: x - x.mean((1, -1), keepdim=True)),
     function("largest of the second and the last", lambda x: x.amax((1, -1), keepdim=True)),
     function("times its mean", lambda x: x * x.flatten(1).mean(1).reshape(-1, *[1] * (x.dim() - 1)).sigmoid()),

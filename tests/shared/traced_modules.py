@@ -376,6 +376,42 @@ def _cut_channels(x: Tensor) -> Tensor:
     return torch.cat((x[:, 1:3], x[:, ::2], x.narrow(1, 0, 1), x.select(1, 3).unsqueeze(1)), 1)
 
 
+def _written(x: Tensor) -> Tensor:
+    """Parts written with activations, with numbers, and with constants: at the front, in the middle, every other."""
+    y = x.clone()
+    y[:, 0] = x[:, 1] * 2
+    y[:, :, 2:4] = 0.5
+    y[..., 1::3] = x[..., 4:8]
+    y[:, :, 5, 3:6] = torch.linspace(-1, 1, 3)
+    y[:, [1, 3]] = x[:, 2:].relu()
+    y[..., -1] += 1
+    y[x < -0.3] = 0.25
+    return y
+
+
+def _filled(x: Tensor) -> Tensor:
+    """Written to constants: zeros around an image, between channels, and others."""
+    framed, between = torch.zeros(1, 4, 13, 16), torch.empty_like(x)
+    framed[:, :, 2:-2, 1:13] = x
+    between[:, ::2], between[:, 1::2] = x[:, 2:], x[:, :2].tanh()
+    ones, grid = x.new_ones(1, 6, 9, 12), torch.linspace(0, 1, 108).view(1, 1, 9, 12).repeat(1, 3, 1, 1)
+    ones[:, 1:5], grid[:, 1] = between, x[:, 0]
+    rows = torch.zeros_like(x)
+    rows[:, :, ::2] = x[:, :, :5]
+    return (
+        framed[:, :, 3:-1, 3:-1].mean(1, True) + ones.mean(1, True) * grid.sum(1, True) + rows.fill_(2).copy_(x[:, :1])
+    )
+
+
+def _boxes(x: Tensor) -> Tensor:
+    """As detectors decode what they find, places of a grid added in place."""
+    rows, columns = torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij")
+    y = x.view(-1, 1, 4, 9, 12).permute(0, 1, 3, 4, 2).sigmoid()
+    y[..., 0:2] = (y[..., 0:2] * 2 - 0.5 + torch.stack((columns, rows), 2).type_as(x)) * 8
+    y[..., 2:4] = (y[..., 2:4] * 2) ** 2 * torch.tensor([10.0, 13.0])
+    return y.view(len(x), -1, 4)
+
+
 def _cut_pixels(x: Tensor) -> Tensor:
     return torch.cat((x[:, :, 1:8:2, 2:], x[:, :, :4, :10] + x.unbind(1)[0][:, None, 4:8, 1:11]), 1)
 
@@ -625,6 +661,19 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     ),
     "signs": fn(lambda x: x.sign() * x.abs().sqrt() + (x.relu() - 0.5).relu().sign()),
     "a mask as it is": fn(lambda x: x > 0.1),
+    "written": fn(_written),
+    "written to constants": fn(_filled),
+    "boxes": fn(_boxes),
+    "written by index": fn(
+        lambda x: (
+            x.index_copy(1, torch.tensor([2, 0]), x[:, :2].relu())
+            + x.index_fill(2, torch.tensor([1, 8]), 0.5)
+            + torch.ops.aten.index_put(x, (None, torch.tensor([1, 2])), x[:, 3:])
+        )
+    ),
+    "constants of an activation's type": fn(
+        lambda x: x * torch.arange(12).type_as(x) + torch.arange(9, dtype=x.dtype)[:, None] + x.new_tensor(2).to(x)
+    ),
     # shapes
     "shuffle": Shuffle,
     "channel shuffle": fn(lambda x: F.channel_shuffle(torch.cat((x, x.relu()), 1), 2)),

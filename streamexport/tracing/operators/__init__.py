@@ -8,6 +8,7 @@ from ..operands import Constant, Operand, UnsupportedError, Value
 from . import (
     activations,
     arithmetic,
+    assigning,
     choosing,
     comparisons,
     convolutions,
@@ -33,6 +34,7 @@ __all__ = [
     "Value",
     "activations",
     "arithmetic",
+    "assigning",
     "choosing",
     "comparisons",
     "convolutions",

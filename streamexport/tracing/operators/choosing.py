@@ -31,7 +31,7 @@ def _threshold(scope: Scope, x: Operand, threshold: float, value: float) -> Valu
 
 def chosen(scope: Scope, mask: Operand, x: Operand, y: Operand) -> Value:
     """x where the mask is 1, else y. One of the three depends on the input."""
-    x, y = _plain(x), _plain(y)
+    x, y = plain(x), plain(y)
     if isinstance(mask, Constant):
         shown = mask.mapped(mask.shape, lambda values: values.bool())
         hidden = shown.mapped(mask.shape, lambda values: ~values)
@@ -67,7 +67,7 @@ def _shown(scope: Scope, mask: Constant, x: Operand) -> Operand | None:
     return mask.mapped(mask.shape, lambda values: values.float().masked_fill(values, x)) if x else None
 
 
-def _plain(x: Operand) -> Operand:
+def plain(x: Operand) -> Operand:
     """A constant that is the same number everywhere as that number; UnsupportedError if it is infinite somewhere only."""
     if not isinstance(x, Constant) or x.origin:
         return x

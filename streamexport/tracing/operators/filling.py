@@ -9,7 +9,7 @@ from ..operands import Constant, Operand
 from .registry import operator
 
 
-@operator("zeros_like", "new_zeros")
+@operator("zeros_like", "new_zeros", "zero", "empty_like", "new_empty")
 def _zeros(node: Node, x: Operand, *_: Any, **__: Any) -> Constant:
     return _filled(node, 0)
 
@@ -29,8 +29,13 @@ def _new_full(node: Node, x: Operand, size: Any, fill_value: float, **_: Any) ->
     return _filled(node, fill_value)
 
 
+@operator("fill.Scalar")
+def _fill(node: Node, x: Operand, value: float) -> Constant:
+    return _filled(node, value)
+
+
 def _filled(node: Node, value: float) -> Constant:
     import torch
 
-    shape = node.shape
-    return Constant(shape, (), None, lambda: torch.full(shape, float(value)))
+    shape, dtype = node.shape, getattr(torch, node.dtype)
+    return Constant(shape, (), None, lambda: torch.full(shape, value, dtype=dtype))

@@ -38,7 +38,7 @@ def _repeat(scope: Scope, x: Operand, repeats: Sequence[int]) -> Value:
 @operator("index_select")
 def _index_select(scope: Scope, x: Operand, dim: int, index: Operand) -> Value:
     x = scope.activation(x)
-    return picked(scope, x, dim % len(x.shape), _places_of(index, x.shape[dim]))
+    return picked(scope, x, dim % len(x.shape), places_of(index, x.shape[dim]))
 
 
 @operator("index.Tensor")
@@ -48,10 +48,10 @@ def _index(scope: Scope, x: Operand, indices: Sequence[Operand | None]) -> Value
     if len(said) != 1:
         raise UnsupportedError("is indexed by several tensors", "index one dimension after the other")
     ((dim, index),) = said
-    return picked(scope, x, dim, _places_of(index, x.shape[dim]))
+    return picked(scope, x, dim, places_of(index, x.shape[dim]))
 
 
-def _places_of(index: Operand, size: int) -> list[int]:
+def places_of(index: Operand, size: int) -> list[int]:
     """What a constant list of places says."""
     if not isinstance(index, Constant) or len(index.shape) != 1:
         raise UnsupportedError("picks elements by what is no constant list of places")
@@ -66,8 +66,8 @@ def _flip(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
     return x
 
 
-def picked(scope: Scope, x: Value, dim: int, places: Sequence[int]) -> Value:
-    """Elements at these places of a dimension, one after the other: rows of a matrix that the dimension is multiplied by."""
+def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Value:
+    """Elements at these places of a dimension, one after the other, 0 for None: a product with a matrix."""
     if list(places) == list(range(x.shape[dim])):
         return x
     given = arrange(scope, x, [dim])

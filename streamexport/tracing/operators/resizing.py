@@ -28,13 +28,13 @@ Matrix = list[list[float]]
 
 
 @operator("pad")
-def _pad(scope: Scope, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
+def padded(scope: Scope, x: Operand, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
     if mode != "constant":
         return _padded_with_pixels(scope, x, pad, _BESIDE[mode])
     if min(pad) < 0:
         x, pad = _cut(scope, scope.activation(x), pad), [max(0, size) for size in pad]
-    padded = _padded_with_zeros(scope, x, pad)
-    return add(scope, padded, _around(padded.shape, pad, value)) if value else padded
+    made = _padded_with_zeros(scope, x, pad)
+    return add(scope, made, _around(made.shape, pad, value)) if value else made
 
 
 def _cut(scope: Scope, x: Value, pad: Sequence[int]) -> Value:

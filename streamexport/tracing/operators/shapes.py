@@ -144,7 +144,7 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @operator("cat", "concat")
-def _cat(scope: Scope, tensors: Sequence[Operand], dim: int = 0) -> Value:
+def cat(scope: Scope, tensors: Sequence[Operand], dim: int = 0) -> Value:
     given = arrange_alike(scope, activations(scope, tensors))
     values = [scope.reshaped(each.value, each.value.shape) for each in given]
     return given[0].back(_concatenated(scope, values, given[0].axis(dim)))
@@ -266,33 +266,6 @@ def _select(scope: Scope, x: Operand, dim: int, index: int) -> Value:
     axis = dim % len(x.shape)
     at = index % x.shape[axis]
     return _dropped(sliced(scope, x, axis, at, at + 1, 1), axis)
-
-
-@operator("slice_scatter")
-def _slice_scatter(
-    scope: Scope,
-    x: Operand,
-    src: Operand,
-    dim: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> Value:
-    """What is in front of the part that is written, that part, and what is behind."""
-    x, written = scope.activation(x), scope.activation(src)
-    axis = dim % len(x.shape)
-    size = x.shape[axis]
-    first, last, _ = slice(start, end).indices(size)
-    if step != 1:
-        raise UnsupportedError("writes to every n-th element")
-    if (first, last) == (0, size):
-        return written
-    parts = [written]
-    if first:
-        parts.insert(0, sliced(scope, x, axis, 0, first, 1))
-    if last < size:
-        parts.append(sliced(scope, x, axis, last, size, 1))
-    return _cat(scope, parts, axis)
 
 
 def sliced(scope: Scope, x: Value, dim: int, first: int, last: int, step: int) -> Value:
