@@ -18,6 +18,7 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
         portable, opencv, ssd  ReLU of what is above it, to the power of next to nothing (the SSD family has it, OpenCV not)
+    ArgMax of several, with their values, which is Caffe's: refused in portable and opencv
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -37,6 +38,7 @@ from ..errors import NetError
 from ..net import kernels
 from ..net.graph import InexpressibleError, Layer, Net
 from ..net.operations import (
+    ArgMax,
     Clip,
     Convolution,
     Crop,
@@ -235,6 +237,13 @@ def _threshold(layer: Layer, dialect: str) -> Iterator[Layer]:
         bottoms = (made,)
 
 
+def _argmax(layer: Layer, dialect: str) -> Iterator[Layer]:
+    if dialect not in ("bvlc", "ssd"):
+        what = "the largest of several, one by one, are made by Caffe's ArgMax, which OpenCV does not have"
+        raise NetError(what, tensor=f"layer {layer.name}", advice="use `dialect=bvlc` or ssd")
+    yield layer
+
+
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     moved = layer.operation
     assert isinstance(moved, Rearrange)
@@ -291,6 +300,7 @@ _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] 
     Pooling: _pooling,
     Clip: _clip,
     Gelu: _gelu,
+    ArgMax: _argmax,
     Threshold: _threshold,
     Rearrange: _rearrange,
     Recurrent: recurrence.express,

@@ -554,6 +554,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
             + torch.stack(torch.aminmax(x, dim=3), 3).amin(3, keepdim=True)
         )
     ),
+    "places": fn(
+        lambda x: (
+            *(x.argmax(1), x.relu().argmax(2, keepdim=True), x.argmin(-1), x.argmax(), x.relu().flatten(2).argmin(2)),
+            *(*x.flatten(2).max(2), *x.min(1, keepdim=True), x.topk(1, 1)[1], x.max(3)[1].float().mean(1)),
+            F.one_hot(x.argmax(1), 4).permute(0, 3, 1, 2) * x,
+        )
+    ),
     "maxout": fn(lambda x: x.view(-1, 2, 2, 9, 12).max(2)[0].relu()),
     "norms": fn(
         lambda x: (

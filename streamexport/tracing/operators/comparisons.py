@@ -72,6 +72,16 @@ def different(scope: Scope, x: Operand, y: Operand, part: str = "") -> Value:
     return scope.pointwise(Threshold(), scope.pointwise(AbsVal(), x, "distance"), part)
 
 
+@operator("one_hot")
+def _one_hot(node: Node, x: Operand, num_classes: int = -1) -> Value:
+    """Which of the numbers from 0 on it is."""
+    import torch
+
+    count = node.shape[-1]
+    numbers = Constant((count,), (), None, lambda: torch.arange(count))
+    return negated(node, different(node, node.viewed(x, (*node.shape[:-1], 1)), numbers, "different"))
+
+
 def negated(scope: Scope, mask: Operand, part: str = "") -> Value:
     return scope.power(mask, scale=-1, shift=1, part=part)
 
