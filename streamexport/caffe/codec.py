@@ -260,8 +260,12 @@ def _input_heard(layer: LayerParameter) -> Operation:
     return ops.Input(tuple(tuple(shape.dim) for shape in layer.input_param.shape))
 
 
-def _parameter_heard(layer: LayerParameter) -> Operation:
-    return ops.Parameter(tuple(layer.parameter_param.shape.dim))
+def _parameter_said(operation: ops.Parameter | ops.Const) -> Said:
+    return {"parameter_param": {"shape": {"dim": list(operation.shape)}}}
+
+
+def _parameter_heard(kind: Callable[..., Operation]) -> Callable[[LayerParameter], Operation]:
+    return lambda layer: kind(tuple(layer.parameter_param.shape.dim))
 
 
 def _reshape_said(operation: ops.Reshape) -> Said:
@@ -380,6 +384,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
     ops.Bias: _fields(ops.Bias, "bias_param", axis="axis", num_axes="num_axes"),
     ops.Clip: _Pair(_fields(ops.Clip, "clip_param", low="min", high="max").said, _clip_heard),
     ops.Concat: _with_older(_fields(ops.Concat, "concat_param", ("axis",), axis="axis"), "concat_param", "concat_dim"),
+    ops.Const: _Pair(_parameter_said, _parameter_heard(ops.Const)),
     ops.Convolution: _Pair(_convolution_said, _convolution_heard(ops.Convolution)),
     ops.Crop: _fields(ops.Crop, "crop_param", ("axis", "offsets"), axis="axis", offsets="offset"),
     ops.Deconvolution: _Pair(_convolution_said, _convolution_heard(ops.Deconvolution)),
@@ -416,9 +421,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
         ops.Normalize, "norm_param", across_spatial="across_spatial", is_shared="channel_shared", epsilon="eps"
     ),
     ops.PReLU: _fields(ops.PReLU, "prelu_param", is_shared="channel_shared"),
-    ops.Parameter: _Pair(
-        lambda operation: {"parameter_param": {"shape": {"dim": list(operation.shape)}}}, _parameter_heard
-    ),
+    ops.Parameter: _Pair(_parameter_said, _parameter_heard(ops.Parameter)),
     ops.Permute: _fields(ops.Permute, "permute_param", order="order"),
     ops.Pooling: _Pair(_pooling_said, _pooling_heard),
     ops.Power: _fields(ops.Power, "power_param", power="power", scale="scale", shift="shift"),

@@ -25,8 +25,8 @@ CAFFES = frozenset(
 OWN_LSTM = "LSTM of one bottom"
 """OpenCV's. It crashes on Caffe's own, and Caffe on that one: their blobs are others."""
 OPENCVS = frozenset(
-    "AbsVal BNLL BatchNorm Concat Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten GRU Gelu"
-    " InnerProduct Input LRN Log MVN MatMul Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale"
+    "AbsVal BNLL BatchNorm Concat Const Convolution Crop Deconvolution DetectionOutput Dropout ELU Eltwise Exp Flatten GRU"
+    " Gelu InnerProduct Input LRN Log MVN MatMul Normalize PReLU Permute Pooling Power PriorBox ReLU ReLU6 Reshape Scale"
     " Sigmoid Silence Slice Softmax Split Swish TanH".split()
 ) | {OWN_LSTM}
 """Layers that OpenCV 4 takes from a prototxt; it has more, which take their parameters from elsewhere."""

@@ -10,6 +10,7 @@ from . import (
     cutting,
     dialects,
     folding,
+    matrices,
     naming,
     offsets,
     opencv,
@@ -36,8 +37,8 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, cleaning, offsets, outputs, what
-    OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
+    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, matrices, cleaning, offsets, outputs,
+    what OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
@@ -47,6 +48,8 @@ def apply(
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)
+    if dialect == "opencv":
+        net = matrices.multiply(net)
     net = opencv.keep_apart(outputs.apart(offsets.unspread(cleaning.clean(net))), dialect)
     if in_place:
         net = cleaning.write_in_place(offsets.over_a_term(net))

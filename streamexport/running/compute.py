@@ -261,6 +261,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ops.Bias: _one(_bias),
     ops.Clip: _one(lambda operation, task: task.taken().clamp_(operation.low, operation.high)),
     ops.Concat: _one(lambda operation, task: torch.cat(list(task.bottoms), operation.axis)),
+    ops.Const: _one(lambda operation, task: task.parameters.whole(0)),
     ops.Convolution: _one(_convolution),
     ops.Crop: _one(_crop),
     ops.Deconvolution: _one(_deconvolution),

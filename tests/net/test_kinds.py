@@ -58,6 +58,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.Bias: [ops.Bias(2, 2), Example(ops.Bias(0), (IMAGE, (2, 4)))],
         ops.Clip: [ops.Clip(-0.5, 0.75)],
         ops.Concat: [Example(ops.Concat(2), (IMAGE, (2, 4, 1, 6)))],
+        ops.Const: [Example(ops.Const((3, 2)), ())],
         ops.Convolution: [ops.Convolution(6, UNEVEN, 2), ops.Convolution(3, Window.of((1, 1)), has_bias=False)],
         ops.Crop: [Example(ops.Crop(1, (1, 1, 2)), (IMAGE, (1, 3, 3, 4)))],
         ops.Deconvolution: [
@@ -93,6 +94,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.MatMul: [
             Example(ops.MatMul(), (IMAGE, (2, 4, 6, 3))),
             Example(ops.MatMul(True, True), (IMAGE, (2, 4, 3, 5))),
+            Example(ops.MatMul(), ((1, 1, 3, 5), IMAGE)),
         ],
         ops.Normalize: [ops.Normalize(False, False, 0.125)],
         ops.PReLU: [ops.PReLU(), ops.PReLU(is_shared=True)],
@@ -230,7 +232,7 @@ def only(made: Net, wanted: frozenset[str]) -> Net:
 @pytest.mark.caffe
 def test_shapes_and_numbers_are_caffe_s(tmp_path, side_by_side):
     """Of what Caffe 1.0 and its SSD family have; what one reader alone has is held against torch elsewhere."""
-    made = only(side_by_side, frozenset(KINDS) - {"Clip", "GRU", "Gelu", "MatMul", "ReLU6"})
+    made = only(side_by_side, frozenset(KINDS) - {"Clip", "Const", "GRU", "Gelu", "MatMul", "ReLU6"})
     assert {layer.type for layer in made.layers} >= CAFFES & set(KINDS)
     text, model, given = write(tmp_path, made)
     (expected,) = caffe_judge.judge(tmp_path)

@@ -52,8 +52,8 @@ UNUSUAL = ("Power x^3", "Power x^-0.5", "Power (2x)^0.5")
 NOT_WRITTEN = {"ArgMax", "Bias", "Dropout", "Normalize", "Parameter", "Reduction", "Silence", "Tile"}
 """Kinds that are known, so that other people's nets can be run."""
 
-NOT_EVERYWHERE = {"DummyData", "GRU", "LSTM"}
-"""Kinds that are written for one engine alone: see tests/tracing/test_recurrent.py."""
+NOT_EVERYWHERE = {"Const", "DummyData", "GRU", "LSTM"}
+"""Kinds that are written for one engine alone: see tests/tracing/test_recurrent.py, test_products.py."""
 
 
 @dataclass(frozen=True)

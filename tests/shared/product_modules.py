@@ -36,6 +36,19 @@ class Attention(nn.Module):
         return self.out(made.transpose(1, 2).reshape(batch, count, width))
 
 
+class Wide(nn.Module):
+    """Matrices of as many weights, and for as many pixels and tokens, that OpenCV had better multiply by MatMul."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(256, 256, 1), Attention(256, 8)
+        self.bare = nn.Linear(256, 264, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        return self.attention(tokens), self.bare(x.view(1, 128, 256))
+
+
 class Masked(nn.Module):
     """Masks of every shape: added and boolean, for all heads and for each, from a buffer."""
 
@@ -209,6 +222,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "attention, select": (lambda: Attention(12, 4, "select"), (2, 5, 12)),
     "attention, split, causal": (lambda: Attention(6, 1, "split", is_causal=True), (3, 7, 6)),
     "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
+    "attention, wide": (Wide, (1, 256, 8, 16)),
     "masks": (Masked, (2, 6, 8)),
     "masks by hand": (ByHand, (1, 6, 8)),
     "grouped queries": (Grouped, (2, 9, 8)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,18 @@ def test_what_only_caffe_runs_has_sums_in_less_memory(tmp_path, dialect):
     assert not any(layer.name.endswith("mean_spread") for layer in plain)
     over = [layer for layer in biases[1] if layer.operation == Bias(0)]
     assert over and all(layer.tops == layer.bottoms[:1] for layer in over)
+
+
+def test_opencv_multiplies_large_matrices_itself_for_any_batch(tmp_path):
+    """Where nobody else runs the net; each image is what it is alone, to the bit."""
+    made = Converted(tmp_path, "attention, wide", dialect="opencv")
+    kinds = Counter(layer.type for layer in made.plan.net.layers)
+    assert (kinds["Const"], kinds["MatMul"], kinds["Convolution"], kinds["InnerProduct"]) == (6, 8, 0, 0)
+    images = np.random.default_rng(0).standard_normal((2, *made.shape[1:])).astype("f4")
+    for output in made.outputs:
+        alone = [opencv_logits(made.prototxt, made.model, image[None], output) for image in images]
+        together = opencv_logits(made.prototxt, made.model, images, output)
+        np.testing.assert_array_equal(together.reshape(2, -1), [answer.ravel() for answer in alone])
 
 
 def test_parts_that_are_not_all_of_a_blob_are_picked_by_themselves():

@@ -34,6 +34,7 @@ from .pointwise import (
 )
 from .rearrangements import (
     Concat,
+    Const,
     Crop,
     Dropout,
     DummyData,
@@ -67,6 +68,7 @@ __all__ = [
     "Bias",
     "Clip",
     "Concat",
+    "Const",
     "Convolution",
     "Crop",
     "Deconvolution",

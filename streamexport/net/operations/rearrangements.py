@@ -54,6 +54,22 @@ class Parameter(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Const(Operation):
+    """A blob as a top. OpenCV's."""
+
+    shape: Shape
+    bottoms: ClassVar[Count] = (0, 0)
+    large_blobs: ClassVar[int] = 1
+    merges_rightly: ClassVar[bool] = True
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        return (self.shape,)
+
+
+@dataclass(frozen=True, slots=True)
 class DummyData(Operation):
     """Tops of these shapes that hold a number each; one shape or one number is that of all, no number is 0."""
 

@@ -122,7 +122,8 @@ class InnerProduct(Operation):
 @dataclass(frozen=True, slots=True)
 class MatMul(Operation):
     """Two activations multiplied as matrices, (..., m, k) by (..., k, n), each of which may be held transposed; what is in
-    front of the matrices is alike. OpenCV has it; `passes.products` composes it for the others."""
+    front of the matrices is alike, or 1 throughout for one of the two. OpenCV has it; `passes.products` composes it for the
+    others."""
 
     is_first_transposed: bool = False
     is_second_transposed: bool = False
@@ -131,17 +132,29 @@ class MatMul(Operation):
     def sizes(self, bottoms: Sequence[Shape]) -> tuple[int, int, int, int]:
         """How many products there are, and m, k and n of each."""
         first, second = bottoms
-        if len(first) < 2 or len(first) != len(second) or first[:-2] != second[:-2]:
-            raise NetError(f"multiplies {list(first)} by {list(second)}: what is in front of the matrices differs")
+        lead = self._lead(bottoms)
         rows, inner = first[-2:][:: -1 if self.is_first_transposed else 1]
         same, columns = second[-2:][:: -1 if self.is_second_transposed else 1]
         if inner != same:
             raise NetError(f"multiplies matrices of {rows} x {inner} by such of {same} x {columns}")
-        return prod(first[:-2]), rows, inner, columns
+        return prod(lead), rows, inner, columns
+
+    def _lead(self, bottoms: Sequence[Shape]) -> Shape:
+        """What is in front of the matrices of the top."""
+        leads = sorted((bottom[:-2] for bottom in bottoms), key=prod)
+        if (
+            len({len(bottom) for bottom in bottoms}) > 1
+            or len(bottoms[0]) < 2
+            or leads[0] not in (leads[1], (1,) * len(leads[1]))
+        ):
+            raise NetError(
+                f"multiplies {list(bottoms[0])} by {list(bottoms[1])}: what is in front of the matrices differs"
+            )
+        return leads[1]
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         _, rows, _, columns = self.sizes(bottoms)
-        return ((*bottoms[0][:-2], rows, columns),)
+        return ((*self._lead(bottoms), rows, columns),)
 
     def multiply_adds(self, bottoms: Sequence[Shape], blobs: Sequence[Shape]) -> int:
         return prod(self.sizes(bottoms))
