@@ -5,11 +5,13 @@ python benchmarks/memory.py             about five minutes, 8 GB of disk
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
 import bench
 
+INPUTS = 10240
 CAGE = 64 << 20
 ROUNDS = 3
 
@@ -28,6 +30,21 @@ def peaks(work: Path) -> None:
     what = f"as deep as 100 GB ({tensors} tensors)"
     rows.append((what, f"{huge.stat().st_size:,}", "/dev/null", f"{done.peak:.1f}", f"{done.seconds:.1f}"))
     bench.print_table("Peak memory (VmHWM)", ("net", "checkpoint, bytes", "to", "MiB", "seconds"), rows)
+
+
+def computed(work: Path) -> None:
+    """A weight that is normalised as it is written, traced by torch."""
+    module, rows = Path(__file__).parent / "normalised_module.py", []
+    for outputs in (16, 10240):
+        checkpoint, model = work / "c.pth", work / "m.caffemodel"
+        bench.run((bench.PYTHON, module, outputs, checkpoint))
+        net = ("--net", f"{module}:build", "--net-args", json.dumps({"rows": outputs}), "--no-softmax")
+        done = bench.streamexport("convert", checkpoint, "-o", model, *net, "--input-shape", f"1,{INPUTS}")
+        rows.append(
+            (f"{outputs} x {INPUTS}", f"{checkpoint.stat().st_size:,}", f"{done.peak:.1f}", f"{done.seconds:.1f}")
+        )
+    title = "Peak memory (VmHWM) where a weight is computed: weight_norm, traced"
+    bench.print_table(title, ("weight", "checkpoint, bytes", "MiB", "seconds"), rows)
 
 
 def caged(work: Path) -> None:
@@ -56,4 +73,5 @@ def caged(work: Path) -> None:
 if __name__ == "__main__":
     with bench.workspace(12 << 30) as directory:
         peaks(directory)
+        computed(directory)
         caged(directory)

@@ -16,8 +16,10 @@ from ..net.operations import Convolution, Deconvolution, Eltwise, Flatten, Opera
 from ..net.windows import ONE_PIXEL, Axis, Window
 from ..payload.pieces import Literal
 from ..payload.tensors import FLOAT32
+from . import weights
 from .builder import Builder
 from .operands import Constant, Label, Operand, UnsupportedError, Value
+from .streams import Streamed
 from .views import Shape, View
 
 
@@ -155,6 +157,9 @@ class Scope:
         shape = constant.shape if shape is None else shape
         if constant.tensor is not None:
             return Blob(shape, constant.tensor.as_float32(), origin=constant.origin)
+        if constant.made is not None:
+            name = ", ".join(constant.origin)
+            return Blob(shape, Streamed(weights.elements(constant), constant.count, name), origin=constant.origin)
         values = constant.value().detach().float().contiguous().numpy().astype(FLOAT32.code)
         return Blob(shape, Literal(values.tobytes()), origin=constant.origin)
 

@@ -20,8 +20,12 @@ from .views import Shape, View
 if TYPE_CHECKING:
     import torch
 
+    from .streams import Elements
+
 SMALL = 1 << 26
 """Elements of a constant that is computed while the net is traced, and of each parameter that it is computed from: 256 MiB."""
+LARGE = 1 << 16
+"""Elements of one that is not computed as a whole, where it can be made in parts: 256 KiB."""
 KEPT = 1 << 20
 """Elements of the largest one that is kept until what is computed from it is: 4 MiB."""
 BAKED = (
@@ -87,12 +91,14 @@ class Constant:
     origin : the state-dict names that it is made from
     tensor : where it lies, for a parameter or buffer of the checkpoint
     compute : makes it; only for small ones
+    made : how it is made in parts, if it is large and computed
     """
 
     shape: Shape
     origin: tuple[str, ...]
     tensor: Tensor | None
     compute: Callable[[], torch.Tensor]
+    made: Callable[[], Elements] | None = None
 
     @property
     def count(self) -> int:
@@ -105,10 +111,11 @@ class Constant:
                 f"computes with {', '.join(self.origin) or 'a constant'} of {self.count} elements, {SMALL} are the most"
             )
             raise UnsupportedError(what, BAKED)
-        with _evaluation() as known:
+        with evaluation() as known:
             if self.compute in known:
                 return known[self.compute]
-            made = self.compute()
+            made = self.compute() if self.made is None else self.made().values(0, self.count)
+            made = made if self.made is None else made.expand(self.count).reshape(self.shape)
             if self.count <= KEPT:
                 known[self.compute] = made
             return made
@@ -126,7 +133,7 @@ _known: ContextVar[dict[Callable[[], torch.Tensor], torch.Tensor] | None] = Cont
 
 
 @contextmanager
-def _evaluation() -> Iterator[dict[Callable[[], torch.Tensor], torch.Tensor]]:
+def evaluation() -> Iterator[dict[Callable[[], torch.Tensor], torch.Tensor]]:
     """What is known while one constant is computed, of those that it is computed from: many have several ways to one, and
     each way would compute it anew (the masks of shifted windows took millions of times)."""
     known = _known.get()

@@ -12,7 +12,6 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from ..net.operations import Input
 from ..payload.tensors import Tensor
 from . import ends, modules
 from .builder import Builder
+from .constants import computed, leaves, mapped
 from .exporting import export
 from .node import Node, Scope
 from .operands import Constant, Label, UnsupportedError, Value
@@ -198,8 +198,8 @@ class _Walk:
                 self.mark(node, made)
             return made
         arguments = _resolved(node.args, self.results), _resolved(node.kwargs, self.results)
-        if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)) and not _is_random(node):
-            return _computed(node, *arguments)
+        if not any(isinstance(leaf, Value) for leaf in leaves(arguments)) and not _is_random(node):
+            return computed(node, *arguments)
         name = ends.function(node)
         try:
             if name not in self.operators:
@@ -240,7 +240,7 @@ class _Walk:
             raise UnsupportedError(what, "Caffe computes in float32")
         taken = (user.args[1] for user in node.users if user.target is operator.getitem and user in self.needed)
         used = frozenset(index for index in taken if isinstance(index, int))
-        operands = (leaf for leaf in _leaves((node.args, node.kwargs)) if isinstance(leaf, fx.Node))
+        operands = (leaf for leaf in leaves((node.args, node.kwargs)) if isinstance(leaf, fx.Node))
         types = tuple(taken for operand in operands for taken in ends.dtypes(operand))
         place = Node(self.graph.labels[node], self.net_of(node), ends.shapes(node), used, dtype, types)
         try:
@@ -345,30 +345,6 @@ def _check_names(operators: Iterable[str]) -> None:
             raise NetError(f"torch has no operator {name}", advice=advice)
 
 
-def _computed(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """A node that depends on no input, as constants: what it computes, it computes when somebody asks."""
-    import torch
-
-    held = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Constant)]
-    origin = tuple(dict.fromkeys(name for constant in held for name in constant.origin))
-
-    def compute() -> Any:
-        values = _mapped(args, _value), _mapped(kwargs, _value)
-        if "device" in values[1]:
-            values[1]["device"] = torch.device("cpu")
-        try:
-            return node.target(*values[0], **values[1])  # type: ignore[operator]
-        except Exception as error:  # whatever torch says
-            what = f"takes what torch cannot compute, {ends.called(node)}: {type(error).__name__}: {reason(error)}"
-            raise UnsupportedError(what) from error
-
-    if isinstance(node.meta["val"], (list, tuple)):
-        each = enumerate(ends.shapes(node))
-        return [Constant(shape, origin, None, partial(lambda index: compute()[index], index)) for index, shape in each]
-    (shape,) = ends.shapes(node)
-    return Constant(shape, origin, None, compute)
-
-
 def _is_random(node: fx.Node) -> bool:
     """Whether it may compute something else each time."""
     import torch
@@ -376,30 +352,11 @@ def _is_random(node: fx.Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _value(leaf: Any) -> Any:
-    return leaf.value() if isinstance(leaf, Constant) else leaf
-
-
-def _mapped(tree: Any, function: Callable[[Any], Any]) -> Any:
-    """A function's results in place of the leaves of nested lists and mappings."""
-    if isinstance(tree, (list, tuple)):
-        return [_mapped(item, function) for item in tree]
-    if isinstance(tree, Mapping):
-        return {key: _mapped(item, function) for key, item in tree.items()}
-    return function(tree)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    found: list[Any] = []
-    _mapped(tree, found.append)
-    return found
-
-
 def _resolved(tree: Any, results: Mapping[fx.Node, Any]) -> Any:
     """Arguments with the results of nodes in place of nodes."""
     from torch import fx
 
-    return _mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, fx.Node) else leaf)
+    return mapped(tree, lambda leaf: results[leaf] if isinstance(leaf, fx.Node) else leaf)
 
 
 def _placeholders(node: fx.Node) -> Any:
