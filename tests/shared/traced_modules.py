@@ -615,6 +615,22 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "rows and columns repeated": fn(lambda x: x * x.mean(2, keepdim=True) + x.amax(3, keepdim=True)),
     "outer": fn(lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
     "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
+    "distances": fn(
+        lambda x: (
+            F.cosine_similarity(x, x.flip(1), dim=1)[:, None] * F.pairwise_distance(x, x.relu(), keepdim=True)
+            + x.diff(dim=3).sum(3, keepdim=True) * x.diff(2, 1).mean(1, True)
+            + x.norm(0, 1, keepdim=True)
+        )
+    ),
+    "limits that are tensors": fn(
+        lambda x: x.clamp(torch.linspace(-1, 0, 12), torch.linspace(0, 1, 12)) + x.clamp(min=x.mean(1, keepdim=True))
+    ),
+    "powers of numbers": fn(lambda x: 2**x + 0.5**x * x.exp2() - (x.abs() + 1).log2() * (x.abs() + 1).log10()),
+    "combined": fn(
+        lambda x: torch.hstack(
+            (torch.addcmul(x, x, x.relu(), value=0.5), torch.addcdiv(x, x, x.abs() + 1), x.narrow_copy(1, 1, 2))
+        )
+    ),
     # comparisons, and what they choose
     "comparisons": fn(
         lambda x: (

@@ -12,6 +12,7 @@ from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
+from .arithmetic import maximum, minimum
 from .reductions import whole_columns
 from .registry import operator
 from .shapes import halves
@@ -133,8 +134,10 @@ def _relu6(scope: Scope, x: Operand) -> Value:
 @operator("clamp", "clamp.Tensor", "clip", "clip.Tensor")
 def _clamp(scope: Scope, x: Operand, min: Any = None, max: Any = None) -> Value:  # noqa: A002
     low, high = (limit.number() if isinstance(limit, Constant) and limit.count == 1 else limit for limit in (min, max))
-    if isinstance(low, (Value, Constant)) or isinstance(high, (Value, Constant)):
-        raise UnsupportedError("has limits that are tensors")
+    for limit, limited in ((low, maximum), (high, minimum)):
+        if isinstance(limit, (Value, Constant)):
+            x = limited(scope, x, limit)
+    low, high = (None if isinstance(limit, (Value, Constant)) else limit for limit in (low, high))
     return clipped(scope, x, low, high)
 
 

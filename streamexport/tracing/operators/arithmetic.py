@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import zip_longest
-from math import prod
+from math import log, prod
 
 from ...net import kernels
 from ...net.operations import AbsVal, Exp, Log, Scale
@@ -23,7 +23,7 @@ from .shapes import activations, broadcast
 @operator("add.Tensor", "add.Scalar")
 def _add(node: Node, x: Operand, other: Operand, alpha: float = 1) -> Value:
     if node.dtype == "bool":  # of truth values the sum is whether one of them is true
-        return _maximum(node, x, other)
+        return maximum(node, x, other)
     return add(node, x, other, alpha)
 
 
@@ -77,6 +77,16 @@ def _div(scope: Scope, x: Operand, other: Operand, rounding_mode: str | None = N
     return multiplied(scope, x, 1 / _number(other))
 
 
+@operator("addcmul")
+def _addcmul(scope: Scope, x: Operand, tensor1: Operand, tensor2: Operand, *, value: float = 1) -> Value:
+    return add(scope, x, multiplied(scope, tensor1, tensor2), value)
+
+
+@operator("addcdiv")
+def _addcdiv(scope: Scope, x: Operand, tensor1: Operand, tensor2: Operand, *, value: float = 1) -> Value:
+    return add(scope, x, _div(scope, tensor1, tensor2), value)
+
+
 @operator("reciprocal")
 def _reciprocal(scope: Scope, x: Operand) -> Value:
     return scope.power(x, power=-1)
@@ -95,6 +105,8 @@ def _abs(scope: Scope, x: Operand) -> Value:
 @operator("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar")
 def _pow(scope: Scope, x: Operand, exponent: Operand) -> Value:
     x, exponent = numbers(x, exponent)
+    if isinstance(exponent, Value) and not isinstance(x, (Value, Constant)) and x > 0:
+        return scope.pointwise(Exp(float(x)), exponent) if x != 1 else scope.power(exponent, scale=0, shift=1)
     if not isinstance(x, Value) or isinstance(exponent, (Value, Constant)):
         raise UnsupportedError("has an exponent that is a tensor", "Caffe raises to powers that are numbers")
     return scope.power(x, power=_number(exponent))
@@ -125,14 +137,30 @@ def _log(scope: Scope, x: Operand) -> Value:
     return scope.pointwise(Log(), x)
 
 
+@operator("exp2")
+def _exp2(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise(Exp(2.0), x)
+
+
+@operator("log2")
+def _log2(scope: Scope, x: Operand) -> Value:
+    """OpenCV has another idea of a Log's base than Caffe has."""
+    return scope.power(scope.pointwise(Log(), x, "log"), scale=1 / log(2))
+
+
+@operator("log10")
+def _log10(scope: Scope, x: Operand) -> Value:
+    return scope.power(scope.pointwise(Log(), x, "log"), scale=1 / log(10))
+
+
 @operator("maximum", "max.other")
-def _maximum(scope: Scope, x: Operand, other: Operand) -> Value:
+def maximum(scope: Scope, x: Operand, other: Operand) -> Value:
     first, second = activations(scope, (x, other))
     return combined(scope, "MAX", first, second)
 
 
 @operator("minimum", "min.other")
-def _minimum(scope: Scope, x: Operand, other: Operand) -> Value:
+def minimum(scope: Scope, x: Operand, other: Operand) -> Value:
     """-max(-x, -y)"""
     first, second = (scope.power(operand, scale=-1, part="in") for operand in activations(scope, (x, other)))
     return scope.power(combined(scope, "MAX", first, second, part="max"), scale=-1)

@@ -8,7 +8,7 @@ from math import inf, prod
 from typing import Any
 
 from ...net import kernels
-from ...net.operations import AbsVal, Exp, Log, Pooling
+from ...net.operations import AbsVal, Exp, Log, Pooling, Threshold
 from ...net.windows import LONG, Window
 from ..arranged import arrange
 from ..node import Node, Scope
@@ -44,7 +44,7 @@ def _logsumexp(scope: Scope, x: Operand, dim: Dims, keepdim: bool = False) -> Va
 
 
 @operator("linalg_vector_norm")
-def _vector_norm(
+def norm(
     scope: Scope,
     x: Operand,
     ord: float = 2,  # noqa: A002
@@ -56,9 +56,11 @@ def _vector_norm(
         squares = scope.power(x, power=2, part="square")
         return scope.power(total(scope, squares, dim, keepdim, "sum"), power=0.5)
     sizes = scope.pointwise(AbsVal(), x, "abs")
+    if not ord:
+        return reduced(scope, scope.pointwise(Threshold(), sizes, "others"), dim, keepdim, "SUM")
     if abs(ord) == inf:
         return reduced(scope, sizes, dim, keepdim, "MAX" if ord > 0 else "MIN")
-    if ord <= 0:
+    if ord < 0:
         raise UnsupportedError(f"a norm of order {ord}")
     if ord == 1:
         return total(scope, sizes, dim, keepdim)
@@ -77,12 +79,12 @@ def _matrix_norm(
 ) -> Value:
     if ord != "fro":
         raise UnsupportedError(f"a norm of order {ord}")
-    return _vector_norm(scope, x, 2, dim, keepdim)
+    return norm(scope, x, 2, dim, keepdim)
 
 
 @operator("norm.Scalar", "norm.ScalarOpt_dim", "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim_dtype")
 def _norm(scope: Scope, x: Operand, p: float | None = 2, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
-    return _vector_norm(scope, x, 2 if p is None else p, dim, keepdim)
+    return norm(scope, x, 2 if p is None else p, dim, keepdim)
 
 
 def total(scope: Scope, x: Value, dim: Dims, keepdim: bool, part: str = "") -> Value:
