@@ -709,6 +709,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "roll": fn(lambda x: x.roll((1, -2), (2, 3)) + x.roll(-1, 1).relu()),
     "repeat": fn(lambda x: x.repeat(1, 2, 1, 3).relu() + x.repeat(1, 2, 1, 3)),
     "index": fn(lambda x: x[:, [2, 0, 1, 3, 3]] * x.index_select(1, torch.tensor([0, 1, 2, 3, 0])) + x[:, -1:]),
+    "index of a column": fn(
+        lambda x: x.mean(3, keepdim=True)[:, :, [3, 0]] + x.mean((2, 3), keepdim=True)[:, [3, 0, 1]][:, :1]
+    ),
     "index of pixels": fn(lambda x: x[:, :, :, [0, 3, 6, -1]].relu()),
     "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
     "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),

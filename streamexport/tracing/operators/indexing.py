@@ -79,7 +79,8 @@ def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Va
     if behind == 1 and len(shape) > 2:
         rows = kernels.selected((len(places), size), places)
         columns = scope.reshaped(x, x.shape, "columns")
-        return given.back(scope.layer(InnerProduct(len(places), has_bias=False, axis=axis), [columns], [rows]))
+        made = scope.layer(InnerProduct(len(places), has_bias=False, axis=axis), [columns], [rows])
+        return given.back(replace(scope.reshaped(made, shape, "back"), view=View.of(shape)))
     rest = x.shape[2:] if axis == 1 and len(x.shape) == 4 else (1, behind)
     columns = scope.reshaped(x, (prod(x.shape[:axis]), size, *rest), "columns")
     made = scope.pointwise_convolution(columns, kernels.selected((len(places), size), places))
