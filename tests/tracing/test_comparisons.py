@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 import streamexport
 from streamexport import Options
+from streamexport.errors import NetError
 from tests.conversion.test_consumers import opencv_logits
 from tests.shared import caffe_judge
 
@@ -55,3 +61,40 @@ def test_comparisons_are_exact(tmp_path, edges, dialect):
     assert expected.any() and not expected.all()
     for answer in answers.values():
         assert (answer.reshape(expected.shape) == expected).all()
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "rounded": (lambda x: x.long().float(), "rounds an activation, to torch.int64"),
+    "rounded means": (lambda x: F.avg_pool1d((x > 0).long(), 2).float(), "rounds means of whole numbers"),
+    "bits": (lambda x: ((x > 0).int() & (x > 1).int()).float(), "works on the bits of whole numbers"),
+    "infinity": (lambda x: (x < float("inf")).float(), "compares with inf; Caffe's nets compute with finite numbers"),
+    "infinite in places": (
+        lambda x: torch.where(x > 0, x, torch.tensor([0.0, 1.0, float("inf")])),
+        "chooses from a constant that is infinite in places",
+    ),
+    "elements where a mask says": (
+        lambda x: x.index_put((x > 0,), x.new_empty(3)[: int(x.numel() / 2)] * x[0]),
+        "writes different elements where a mask says; write it as torch.where",
+    ),
+    "added by index": (
+        lambda x: x.index_put((torch.tensor([0]),), x, accumulate=True),
+        "adds to elements",
+    ),
+}
+
+
+class Refused(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.fc = name, nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return REFUSED[self.name][0](self.fc(x))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_floats_do_not_say_is_refused(tmp_path, name):
+    torch.save(Refused(name).state_dict(), tmp_path / "c.pth")
+    options = Options(f"{__file__}:Refused", net_args=json.dumps({"name": name}), input_shape=(1, 3))
+    with pytest.raises(NetError, match=re.escape(REFUSED[name][1])):
+        streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options)

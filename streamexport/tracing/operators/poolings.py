@@ -116,6 +116,8 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
+    if node.dtype != "float32":
+        raise UnsupportedError("rounds means of whole numbers")
     sliding = _sliding(node, x, rank, kernel_size, stride, padding, (1,), ceil_mode)
     if divisor_override is None:
         return _pooled(
