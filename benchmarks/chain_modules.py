@@ -216,6 +216,17 @@ def _pooling(random: Random, shape: Sequence[int]) -> nn.Module:
     return nn.AvgPool2d(kernel, stride, pad, up, random.random() < 0.7, random.choice((None, None, 5)))
 
 
+def _volume(random: Random, shape: Sequence[int]) -> nn.Module:
+    """An image's channels as the planes of a volume."""
+    depth, size, stride = (random.choice((1, 2, 3)) for _ in range(3))
+    pad = (depth // 2, size // 2, 0)
+    return Function(
+        f"convolution in three dimensions, {depth} x {size} x 2, stride {stride}",
+        lambda x, weight: F.conv3d(x[:, None], weight, None, (stride, 1, stride), pad).flatten(1, 2),
+        torch.empty(2, 1, depth, size, 2),
+    )
+
+
 def _adaptive(random: Random, shape: Sequence[int]) -> nn.Module:
     kind = random.choice((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
     return kind((random.choice((1, 2, 3, 5)), random.choice((1, 2, 3))))
@@ -422,6 +433,7 @@ IMAGES: list[Step] = [
     lambda random, shape: nn.ChannelShuffle(2),
     lambda random, shape: nn.ReflectionPad2d(1),
     _adaptive,
+    _volume,
     lambda random, shape: nn.LPPool2d(2, random.choice((2, 3)), random.choice((1, 2))),
     lambda random, shape: nn.MaxPool3d((random.choice((1, 2)), 2, 2), (random.choice((1, 2)), 1, 2)),
     function("layer norm", lambda x: F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)),

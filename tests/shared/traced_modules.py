@@ -526,6 +526,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
             + F.conv2d(x[0], x.new_ones(4, 4, 1, 1))[:, ::2, ::2]
         )
     ),
+    "volumes": lambda: nn.Sequential(
+        *(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
+        *(nn.Conv3d(4, 6, (3, 2, 3), (2, 1, 2), (2, 0, 1), groups=2), nn.ReLU(), nn.Conv3d(6, 4, (3, 1, 1))),
+        *(nn.Conv3d(4, 4, (1, 2, 3), padding="same", dilation=(1, 2, 1)), nn.ELU()),
+        *(nn.ConvTranspose3d(4, 3, 2, 2), nn.Flatten(), nn.Linear(288, 5)),
+    ),
+    "volumes, batch of two": lambda: nn.Sequential(nn.Conv3d(2, 3, (2, 3, 1), (1, 2, 1)), nn.AdaptiveAvgPool3d(1)),
     "pooled volumes": fn(
         lambda x: (
             F.max_pool3d(x, (1, 3, 3), (2, 1, 2)).relu(),
@@ -762,6 +769,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 SHAPES = {
     "pad by two, exactly": (1, 4, 14, 14),
     "sequence": (1, 4, 15),
+    "volumes": (1, 2, 5, 8, 9),
+    "volumes, batch of two": (2, 2, 5, 8, 9),
     "adaptive average of a sequence": (1, 4, 15),
     "class token, batch of two": (2, 4, 9, 12),
     "sequence first": (1, 4, 15),

@@ -23,6 +23,7 @@ from . import (
     reductions,
     resizing,
     shapes,
+    volumes,
 )
 from .registry import operator
 
@@ -51,4 +52,5 @@ __all__ = [
     "reductions",
     "resizing",
     "shapes",
+    "volumes",
 ]
