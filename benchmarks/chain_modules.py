@@ -441,6 +441,10 @@ IMAGES: list[Step] = [
     function("part of it", lambda x: x[:, :, 1:, 1:]),
     function("peaks", lambda x: x * (x == F.max_pool2d(x, 3, 1, 1)) + 0.1 * x),
     function("mean of columns", lambda x: x.mean(2, keepdim=True)),
+    function(
+        "rows and columns", lambda x: x * x.mean(3, True).sigmoid() - x.amax(2, True) / (1 + x.mean(1, True).abs())
+    ),
+    function("channels by channels", lambda x: torch.maximum(x[:, :, None], x[:, None, :2].tanh()).flatten(1, 2)),
     _pad,
     _resized,
     _windows,

@@ -620,6 +620,21 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "parameters": Parameters,
     "repeated": fn(lambda x: x + x.mean((2, 3), keepdim=True) - x.mean(1, keepdim=True) * x.amax((2, 3), keepdim=True)),
     "rows and columns repeated": fn(lambda x: x * x.mean(2, keepdim=True) + x.amax(3, keepdim=True)),
+    "any dimensions repeated": fn(
+        lambda x: (
+            *(
+                (x[:, :, None] + x[:, None, :2]).relu(),
+                x.view(-1, 2, 2, 9, 12) * x.view(-1, 2, 2, 9, 12).mean((1, 3), True),
+            ),
+            *(x.amax(2, True)[:, :, None].expand(-1, -1, 3, 9, 12).relu(), x[:, :, :1, :1].expand(3, 4, 2, 2).relu()),
+        )
+    ),
+    "rows beside columns": fn(
+        lambda x: (
+            x * x.mean(3, True).sigmoid() * x.mean(2, True).sigmoid() + x.mean(1, True) / (1 + x.amax(2, True).abs()),
+            torch.maximum(x.mean(3, True), x.mean(2, True)) * torch.linspace(-1, 1, 9)[:, None] - torch.ones(4, 1, 12),
+        )
+    ),
     "outer": fn(lambda x: x.mean((2, 3), keepdim=True) * x.mean(1, keepdim=True)),
     "expand": fn(lambda x: torch.cat((x, x.mean((2, 3), keepdim=True).expand_as(x)), 1)),
     "distances": fn(

@@ -110,7 +110,7 @@ def _expand(node: Node, x: Operand, *_: Any, **__: Any) -> Value:
 
 
 def broadcast(scope: Scope, x: Value, shape: Shape, part: str = "spread") -> Value:
-    """A value repeated along the dimensions in which it has a size of 1 and `shape` more, but for the batch."""
+    """A value repeated along the dimensions in which it has a size of 1 and `shape` more."""
     if x.shape == shape:
         return x
     own = (1,) * (len(shape) - len(x.shape)) + x.shape
@@ -121,7 +121,7 @@ def broadcast(scope: Scope, x: Value, shape: Shape, part: str = "spread") -> Val
         led = replace(x, view=x.view.squeezed((1, *own)))
         return replace(broadcast(scope, led, (1, *shape), part), view=View.of(shape))
     if not 2 <= len(shape) <= 4 or own[0] != shape[0]:
-        raise UnsupportedError(f"repeats {list(own)} to {list(shape)}", "what is repeated are channels or pixels")
+        return _repeated(scope, x, shape, part)
     few, many = _as_image(own), _as_image(shape)
     x = scope.reshaped(x, few)
     if few[2:] != many[2:]:
@@ -129,6 +129,18 @@ def broadcast(scope: Scope, x: Value, shape: Shape, part: str = "spread") -> Val
     if few[1] != many[1]:
         x = scope.pointwise_convolution(x, kernels.filled((many[1], 1), 1), part=part)
     return replace(x, view=View.of(shape))
+
+
+def _repeated(scope: Scope, x: Value, shape: Shape, part: str) -> Value:
+    """The same for any number of dimensions, the first among them: one after the other as the only channel of images."""
+    own = x.shape
+    for dim, (size, wanted) in enumerate(zip(x.shape, shape, strict=True)):
+        if size != wanted:
+            image = scope.reshaped(x, (prod(own[:dim]), 1, 1, prod(own[dim:])), "columns")
+            made = scope.pointwise_convolution(image, kernels.filled((wanted, 1), 1), part=part)
+            own = (*own[:dim], wanted, *own[dim + 1 :])
+            x = replace(made, view=View.of(own))
+    return x
 
 
 def enlarged(scope: Scope, x: Value, down: int, right: int, part: str = "") -> Value:
