@@ -10,6 +10,7 @@ from .. import families, passes
 from ..checkpoints import Weights, open_checkpoints
 from ..errors import Error, FaultError, NetError
 from ..families.resnet import EPSILON
+from ..net import batches
 from ..net.fitting import Bound, listed
 from ..net.graph import Net
 from ..net.inference import infer
@@ -44,6 +45,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
         *_of_inputs(bound, net),
         *_of_outputs(net, options),
         *_taken_for_granted(bound.net, options),
+        *([batches.said(net)] if modules.is_named(options.net) else []),
         *_of_weights(weights, bound),
     )
     net = replace(net, notes=(*notes, *_left_alone(net)))

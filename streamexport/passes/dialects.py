@@ -248,7 +248,7 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     moved = layer.operation
     assert isinstance(moved, Rearrange)
     blob, shape, atoms, order = moved.blob, moved.shape, moved.atoms, moved.order
-    if blob[0] == 1:  # a batch of one is no atom
+    if blob[0] == 1 and atoms[0] != 1:  # a batch of one is no atom of a view
         atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
     turned = tuple(atoms[atom] for atom in order)
     if dialect in HAVE_PERMUTE:
@@ -281,14 +281,13 @@ def _picked(layer: Layer, columns: Sequence[int]) -> list[Layer]:
 def _reshape(layer: Layer, part: str, shape: Shape, wanted: Shape) -> list[Layer]:
     if shape == wanted:
         return []
-    reshape = Reshape.to(wanted) if shape[0] == wanted[0] else Reshape(wanted)
-    return [Layer(f"{layer.name}.{part}", reshape, (), (), shapes=(wanted,))]
+    return [Layer(f"{layer.name}.{part}", Reshape.to(wanted, shape), (), (), shapes=(wanted,))]
 
 
 def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -> list[int] | None:
     """Which channel each one comes from, if nothing but the second axis of a blob is rearranged; else None."""
     count = next((n for n in range(1, len(atoms) + 1) if prod(atoms[1:n]) == blob[1]), None)
-    if count is None or order[0] or list(order[count:]) != list(range(count, len(order))):
+    if count is None or atoms[0] != blob[0] or order[0] or list(order[count:]) != list(range(count, len(order))):
         return None
     inner = order[1:count]
     steps = {atom: prod(atoms[atom + 1 : count]) for atom in inner}

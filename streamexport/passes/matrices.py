@@ -59,12 +59,12 @@ def _multiplied(layer: Layer) -> Iterator[Layer]:
         vectors, product = (1, inputs, positions), (1, outputs, positions)
     weights, given, made, shaped = (f"{layer.name}.{part}" for part in ("weights", "vectors", "product", "shaped"))
     yield Layer(weights, Const(matrix), (), (weights,), (replace(weight, shape=matrix),), shapes=(matrix,))
-    yield Layer(given, Reshape.to(vectors), layer.bottoms, (given,), shapes=(vectors,))
+    yield Layer(given, Reshape((0, *vectors[1:])), layer.bottoms, (given,), shapes=(vectors,))
     factors = (weights, given) if is_image else (given, weights)
     yield Layer(made, MatMul(is_second_transposed=not is_image), factors, (made,), shapes=(product,))
     if not bias:
-        yield replace(layer, operation=Reshape.to(top), bottoms=(made,), blobs=())
+        yield replace(layer, operation=Reshape.to(top, product), bottoms=(made,), blobs=())
         return
-    yield Layer(shaped, Reshape.to(top), (made,), (shaped,), shapes=(top,))
+    yield Layer(shaped, Reshape.to(top, product), (made,), (shaped,), shapes=(top,))
     offset = Scale(1 if is_image else len(top) - 1, has_bias=True)
     yield replace(layer, operation=offset, bottoms=(shaped,), blobs=(kernels.filled((outputs,), 1), *bias))

@@ -74,7 +74,7 @@ class _Steps:
         return name
 
     def reshaped(self, part: str, bottom: str, shape: Shape) -> str:
-        return self.add(part, Reshape(shape), [bottom], shape)
+        return self.add(part, Reshape((-1, *shape[1:])), [bottom], shape)
 
     def turned(self, bottom: str, shape: Shape) -> str:
         """Its matrices transposed."""
@@ -147,7 +147,7 @@ def note(layers: Sequence[Layer], bottoms: Sequence[Sequence[Shape]], dialect: s
     if dialect == "portable":
         return (
             f"{count} products of two activations take {whole} bytes where no memory is used again, as in Caffe;"
-            f" `dialect=bvlc` takes {weights} for them; batch and sizes are fixed"
+            f" `dialect=bvlc` takes {weights} for them; sizes are fixed"
         )
     return (
         f"{count} products of two activations are convolutions whose weights other layers write: batch and sizes are fixed,"

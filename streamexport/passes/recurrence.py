@@ -103,8 +103,8 @@ class _Steps:
         points = tuple(range(0, x.shape[axis], x.shape[axis] // count))[1:]
         return self.several(part, Slice(axis, points), [x], count) if points else [x]
 
-    def concatenated(self, part: str, parts: Sequence[_Top]) -> _Top:
-        return self.add(part, Concat(0), *parts) if len(parts) > 1 else parts[0]
+    def concatenated(self, part: str, parts: Sequence[_Top], axis: int = 0) -> _Top:
+        return self.add(part, Concat(axis), *parts) if len(parts) > 1 else parts[0]
 
     def turned(self, part: str, x: _Top) -> _Top:
         """The steps in reverse."""
@@ -221,32 +221,39 @@ def _bias(biases: Sequence[Blob], states: Blob) -> Blob:
 
 
 def _unrolled(net: _Steps) -> dict[str, _Top]:
+    """With a batch of one, steps are the second axis meanwhile: the first is then that of the images, however many."""
     operation = net.operation
     inputs, _, *biases = net.layer.blobs
     if biases and operation.kind != "gru":  # of a GRU, one is multiplied
         biases = [kernels.total(*biases)]
-    came_in = _product(net, "in", net.sequence, inputs, biases[:1])
+    steps, batch, numbers = operation.blob
+    axis, sequence = int(batch == 1 < steps), net.sequence
+    if axis:
+        sequence = net.add("in.images", Reshape((-1, steps, numbers)), sequence)
+    came_in = _product(net, "in", sequence, inputs, biases[:1])
     step = {"lstm": _lstm_step, "gru": _gru_step}.get(operation.kind, _rnn_step)
     held: list[_Top] = net.states
-    states: list[_Top] = [net.sequence] * operation.blob[0]
-    for place, own in zip(net.order, _by_step(net, came_in), strict=True):
+    states: list[_Top] = [net.sequence] * steps
+    for place, own in zip(net.order, _by_step(net, came_in, axis), strict=True):
         held = step(net, f"{place}", own, held, biases[1:])
         states[place] = held[0]
     found = {"state": held[0], "cell": held[-1]}
     if "steps" in operation.makes:
-        found["steps"] = net.concatenated("steps", states)
+        found["steps"] = net.concatenated("steps", states, axis)
+        if axis:
+            found["steps"] = net.add("steps.turned", Reshape((-1, 1, operation.outputs)), found["steps"])
     elif "state" not in operation.makes:  # the gate of the last one is cut off, and for nothing
         net.end("state", _Top(f"{net.layer.name}.{net.order[-1]}.slice.3", held[0].shape))
     return found
 
 
-def _by_step(net: _Steps, came_in: _Top) -> Iterator[list[_Top]]:
+def _by_step(net: _Steps, came_in: _Top, axis: int) -> Iterator[list[_Top]]:
     """What comes into each step, in their order: what is added to what the state makes, as it is looked at."""
-    steps, outputs = came_in.shape[0], net.operation.outputs
+    steps, outputs = came_in.shape[axis], net.operation.outputs
     parts = [came_in]
     if net.operation.kind == "gru":
         parts = net.several("in.gates", Slice(2, (2 * outputs,)), parts, 2)
-    cut = [net.slices(f"in.steps{index}", part, 0, steps) for index, part in enumerate(parts)]
+    cut = [net.slices(f"in.steps{index}", part, axis, steps) for index, part in enumerate(parts)]
     for place in net.order:
         yield [part[place] for part in cut]
 

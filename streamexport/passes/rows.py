@@ -120,8 +120,7 @@ def _turned(made: _Made, layer: Layer) -> Iterator[Layer]:
         return
     yield replace(made.maker, blobs=tuple(blob for blob in blobs if blob is not None), origin=None)
     yield from (replace(between, origin=None) for between in made.between)
-    reshape = Reshape.to(moved.shape) if moved.blob[0] == moved.shape[0] else Reshape(moved.shape)
-    yield replace(layer, operation=reshape)
+    yield replace(layer, operation=Reshape.to(moved.shape, moved.blob))
 
 
 def _rows(blob: Blob, outer: int, inner: int, atoms: Sequence[int], order: Sequence[int]) -> Blob | None:
@@ -157,5 +156,4 @@ def _parts(made: _Made, layer: Layer) -> Iterator[Layer]:
         row = replace(maker, name=name, operation=replace(operation, outputs=count), tops=(name,), blobs=blobs)
         yield replace(row, shapes=(made_shape,), origin=None)
         if made_shape != shape:
-            reshape = Reshape.to(shape) if shape[0] == made_shape[0] else Reshape(shape)
-            yield Layer(top, reshape, (name,), (top,), shapes=(shape,))
+            yield Layer(top, Reshape.to(shape, made_shape), (name,), (top,), shapes=(shape,))

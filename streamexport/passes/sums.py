@@ -141,12 +141,12 @@ def _normalised(layer: Layer, axis: int, shape: Shape) -> list[Layer]:
     image, factor = (batch, before, count, 1), (batch, before)
     steps: list[tuple[str, Operation, Shape]] = [
         ("rounded", layer.operation, shape),
-        ("image", Reshape.to(image), image),
+        ("image", Reshape.to(image, shape), image),
         ("mean", AVERAGE, (*factor, 1, 1)),
         ("inverse", Power(power=-1.0, scale=float(count)), (*factor, 1, 1)),
         ("factor", Flatten(), factor),
         ("exact", Scale(0), image),
-        ("", Reshape.to(shape), shape),
+        ("", Reshape.to(shape, image), shape),
     ]
     made: list[Layer] = []
     bottoms = layer.bottoms

@@ -129,7 +129,7 @@ def exchanges(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[
         identity = kernels.selected((length, 1, 1, length), range(length))
         layers.append(Layer(f"{layer.name}.{part}turn", turn, (), (), (identity,), shapes=(shape,)))
     reshape("join", moved.shape)
-    return layers or [Layer(layer.name, Reshape.to(shape), (), (), shapes=(shape,))]
+    return layers or [Layer(layer.name, Reshape.to(shape, shape), (), (), shapes=(shape,))]
 
 
 @cache

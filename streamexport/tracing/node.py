@@ -126,11 +126,10 @@ class Scope:
         known = self.builder.known
         if (x.top, shape) in known:
             return known[x.top, shape]
-        keeps_batch = len(shape) > 1 and shape[:1] == x.blob[:1]
-        if keeps_batch and len(shape) == 2:
+        if len(shape) == 2 and shape[0] == x.blob[0]:
             made = self._carried_out(x, Flatten(), part)
         else:
-            made = self._carried_out(x, Reshape.to(shape) if keeps_batch else Reshape(shape), part)
+            made = self._carried_out(x, Reshape.to(shape, x.blob), part)
         known[x.top, shape] = made
         return made
 
@@ -175,7 +174,10 @@ class Scope:
         """What a view says, as a layer that `passes.dialects` puts into the words of each dialect."""
         known = self.builder.known
         if (x.top, x.view) not in known:
-            moved = Rearrange(x.blob, x.view.atoms, x.view.order, x.shape)
+            atoms, order = x.view.atoms, x.view.order
+            if self.builder.batch == 1:  # an atom that stays in front, wherever the module has its dimension
+                atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
+            moved = Rearrange(x.blob, atoms, order, x.shape)
             known[x.top, x.view] = self._carried_out(x, moved, "permute")
         return known[x.top, x.view]
 

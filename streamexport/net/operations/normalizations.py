@@ -29,6 +29,9 @@ class BatchNorm(Operation):
         channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
         return ((channels,), (channels,), (1,))
 
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return not self.is_stored
+
     def merged_as(self, bottoms: int) -> Merge | None:
         return Merge.CHANNELS
 
@@ -96,6 +99,9 @@ class Softmax(Operation):
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         axis_of(self.axis, len(bottoms[0]))
         return (bottoms[0],)
+
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return axis_of(self.axis, len(bottoms[0])) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,11 @@ class Operation:
         """Of the blobs that it needs."""
         return ()
 
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        """Whether what its tops have at one place of the first axis is made of other places, too, though their shapes, and
+        those of its blobs, would be right for any number of them."""
+        return False
+
     def positions(self, bottoms: Sequence[Shape]) -> int:
         """How often all of its first blob is multiplied and added up: a multiply-add for each element and time."""
         return 0

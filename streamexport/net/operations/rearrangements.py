@@ -152,9 +152,9 @@ class Reshape(Operation):
     merges_rightly: ClassVar[bool] = True
 
     @classmethod
-    def to(cls, shape: Sequence[int]) -> Reshape:
-        """To a shape, whatever the size of the batch."""
-        return cls((0, *shape[1:]))
+    def to(cls, shape: Sequence[int], bottom: Sequence[int]) -> Reshape:
+        """From one shape to another, whatever the size of the batch: the first axis is the bottom's, or what is left."""
+        return cls((0 if shape[:1] == bottom[:1] else -1, *shape[1:]))
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         shape = bottoms[0]
@@ -234,6 +234,9 @@ class Concat(Operation):
                 raise NetError(f"its bottoms {list(first)} and {list(bottom)} differ in more than axis {axis}")
         return (along(first, axis, sum(bottom[axis] for bottom in bottoms)),)
 
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return axis_of(self.axis, len(bottoms[0])) == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Slice(Operation):
@@ -260,6 +263,9 @@ class Slice(Operation):
         bottom = bottoms[0]
         sizes = self.sizes(bottom, count)
         return tuple(along(bottom, axis_of(self.axis, len(bottom)), size) for size in sizes)
+
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return axis_of(self.axis, len(bottoms[0])) == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,3 +313,6 @@ class Tile(Operation):
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
         axis = axis_of(self.axis, len(bottoms[0]))
         return (along(bottoms[0], axis, bottoms[0][axis] * self.count),)
+
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return axis_of(self.axis, len(bottoms[0])) == 0

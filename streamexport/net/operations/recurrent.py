@@ -28,6 +28,9 @@ class _Sequential(Operation):
         if self.outputs < 1:
             raise NetError(f"has {self.outputs} outputs")
 
+    def mixes_images(self, bottoms: Sequence[Shape]) -> bool:
+        return True  # the first axis is steps
+
     def _sizes(self, bottoms: Sequence[Shape]) -> tuple[int, int, int]:
         """Steps, batch, and numbers that come in."""
         steps, batch, *numbers = bottoms[0] if len(bottoms[0]) > 1 else (0, 0)

@@ -44,7 +44,7 @@ class _Stack:
                 values += [top[name] for top in tops]
             if "steps" in names:
                 x = self._beside([top["steps"] for top in tops], 2, f"l{layer}")
-        stacked = {name: self._beside(values, 0, name) for name, values in found.items()}
+        stacked = {name: self._upon_each_other(values, name) for name, values in found.items()}
         return {"steps": x, **stacked} if "steps" in self.wanted else stacked
 
     def _one(self, x: Value, place: int, states: Sequence[Value], names: Sequence[str]) -> dict[str, Value]:
@@ -62,6 +62,13 @@ class _Stack:
         else:
             cut = [[state] for state in given]
         return [[parts[place] for parts in cut] for place in range(count)]
+
+    def _upon_each_other(self, values: Sequence[Value], part: str) -> Value:
+        """States, or cells, (1, batch, numbers) each. A batch of one stays in front: it may become larger."""
+        if len(values) == 1 or values[0].blob[1] > 1:
+            return self._beside(values, 0, part)
+        made = self._beside(values, 1, part)
+        return replace(made, view=View.of(made.blob).permuted((1, 0, 2)))
 
     def _beside(self, values: Sequence[Value], axis: int, part: str) -> Value:
         return values[0] if len(values) == 1 else self.scope.layer(Concat(axis), values, part=part)
