@@ -25,54 +25,53 @@ from tests.conftest import ROOT
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold(Operation):
-    """1 where x is more, else 0. Caffe has it, and nobody here knows it."""
+class Swish(Operation):
+    """x / (1 + e^(-beta x)). BVLC master has it, and nobody here knows it."""
 
-    threshold: float = 0.0
+    beta: float = 1.0
     is_pointwise: ClassVar[bool] = True
 
 
 def test_a_kind_of_layer(tmp_path, monkeypatch):
-    assert "Threshold" not in operations.KINDS
-    monkeypatch.setitem(operations.KINDS, "Threshold", Threshold)
-    fields = codec._Pair(lambda operation: {}, lambda message: Threshold())
-    monkeypatch.setitem(codec._CODECS, Threshold, fields)
-    computed = compute._one(lambda operation, task: (task.bottom > operation.threshold).float())
-    monkeypatch.setitem(compute._OPERATIONS, Threshold, computed)
-    layers = (Layer("data", Input(((2, 3),)), (), ("data",)), Layer("t", Threshold(), ("data",), ("t",)))
+    assert "Swish" not in operations.KINDS
+    monkeypatch.setitem(operations.KINDS, "Swish", Swish)
+    fields = codec._Pair(lambda operation: {}, lambda message: Swish())
+    monkeypatch.setitem(codec._CODECS, Swish, fields)
+    computed = compute._one(lambda operation, task: task.bottom * (operation.beta * task.bottom).sigmoid())
+    monkeypatch.setitem(compute._OPERATIONS, Swish, computed)
+    layers = (Layer("data", Input(((2, 3),)), (), ("data",)), Layer("s", Swish(), ("data",), ("s",)))
     (tmp_path / "net.prototxt").write_text(prototxt(Net("net", layers)))
     assert read_prototxt(tmp_path / "net.prototxt", strict=True).layers == layers
     x = np.array([[-1, 0, 2], [3, -4, 5]], "f4")
-    np.testing.assert_array_equal(forward(tmp_path / "net.prototxt", [], x)["t"], x > 0)
+    np.testing.assert_allclose(forward(tmp_path / "net.prototxt", [], x)["s"], x / (1 + np.exp(-x)), rtol=1e-6)
     assert [cost.shapes for cost in streamexport.costs(tmp_path / "net.prototxt")] == [((2, 3),), ((2, 3),)]
 
 
-class Hinge(torch.nn.Module):
+class Grown(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = torch.nn.Conv2d(3, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten.threshold(self.conv(x), 0.0, 0.0)
+        return self.conv(x).expm1()
 
 
 def build() -> torch.nn.Module:
     """For --net."""
     torch.manual_seed(0)
-    return Hinge()
+    return Grown()
 
 
 def test_an_operator(tmp_path, monkeypatch):
     torch.save(build().state_dict(), tmp_path / "c.pth")
     options = Options(net=f"{__file__}:build", input_shape=(1, 3, 4, 5))
-    with pytest.raises(streamexport.Error, match="threshold"):
+    with pytest.raises(streamexport.Error, match="expm1"):
         streamexport.convert([tmp_path / "c.pth"], tmp_path / "net.caffemodel", options)
-    monkeypatch.setitem(OPERATORS, "threshold", None)  # and taken out again
+    monkeypatch.setitem(OPERATORS, "expm1", None)  # and taken out again
 
-    @operator("threshold", override=True)
-    def hinge(scope, x, threshold, value):
-        assert (threshold, value) == (0, 0)
-        return scope.pointwise(operations.ReLU(), x)
+    @operator("expm1", override=True)
+    def expm1(scope, x):
+        return scope.power(scope.pointwise(operations.Exp(), x, "exp"), shift=-1)
 
     streamexport.convert([tmp_path / "c.pth"], tmp_path / "net.caffemodel", options)
     x = torch.randn(1, 3, 4, 5)
