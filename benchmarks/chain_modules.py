@@ -394,6 +394,14 @@ EITHER: list[Step] = [
     function("halves turned round", lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
     function("larger half", lambda x: torch.maximum(*x.chunk(2, 1))),
     function("some channels", lambda x: x[:, 1:]),
+    function("2^-|x|", lambda x: 2 ** -x.abs()),
+    function("log(1 + |x|)", lambda x: x.abs().log1p()),
+    function("between tensors", lambda x: x.clamp(x.flip(1) - 0.5, x.mean(1, keepdim=True) + 0.7)),
+    _axis("sums of all before", lambda x, axis: x.cumsum(axis) / 3),
+    _axis("windows", lambda x, axis: x.unfold(axis, 2, 1).mean(-1)),
+    _axis(
+        "likeness to itself turned round", lambda x, axis: F.cosine_similarity(x, x.flip(axis) + 0.3, 1).unsqueeze(1)
+    ),
     _turned,
     _cut,
     _reordered,
@@ -449,6 +457,8 @@ IMAGES: list[Step] = [
     _resized,
     _windows,
     lambda random, shape: nn.LocalResponseNorm(random.choice((3, 5)), 0.5, k=random.choice((1.0, 2.0))),
+    function("patches", lambda x: F.unfold(x, 2, stride=2).unflatten(1, (len(x[0]), -1))),
+    function("pixels of a diagonal", lambda x: x[:, :, [0, 1, 2, 2], [2, 1, 0, 1]].unsqueeze(2)),
     function("rows by rows", lambda x: x @ x.transpose(2, 3).tanh()),
     function("channels mixed", lambda x: torch.einsum("nchw,ndhw->ncdhw", x, x.sigmoid()).mean(2)),
     function(

@@ -27,7 +27,7 @@ def export(module: torch.nn.Module, net: str, given: Arguments) -> ExportedProgr
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     try:
         args, kwargs = given.filled(lambda argument: torch.empty(argument.shape, device=device))
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), silence():
             if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
                 raise ValueError("a ScriptModule")
             with kept_whole():
@@ -57,7 +57,7 @@ def _refuse_open_shapes(program: ExportedProgram) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """What torch logs and prints while it traces is for its developers."""
     nowhere = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):

@@ -9,7 +9,7 @@ cannot be expressed are collected, and named all at once with the modules and th
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -23,6 +23,7 @@ from ..payload.tensors import Tensor
 from . import ends, modules
 from .builder import Builder
 from .constants import computed, leaves, mapped
+from .decomposing import decomposed
 from .exporting import export
 from .node import Node, Scope
 from .operands import Constant, Label, UnsupportedError, Value
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from torch import fx
     from torch.export import ExportedProgram
+
+    from .operators.registry import Operator
 
 MOST = 12
 """Kinds of refusals that a message lists."""
@@ -54,6 +57,8 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments)
     ------
     NetError : the module cannot be built or traced, or Caffe cannot compute what it computes; it says up to where it can
     """
+    from .operators import registry
+
     module, why = user.built
     if not why:
         try:
@@ -64,8 +69,10 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments)
             module, why = modules.on_cpu(user.make), error.what
     if why:
         program = export(module, user.name, given)
+    operators = registry.with_own(user.operators)
+    program = decomposed(program, operators)
     notes = (f"built on the CPU, without weights, since on torch's meta device it {why}",) if why else ()
-    walk = _Walk(program, module, tensors, user, given)
+    walk = _Walk(program, module, tensors, user, given, operators)
     try:
         found = walk.net(user.end, user.refusal)
     except Error as error:
@@ -109,11 +116,9 @@ class _Walk:
         tensors: Mapping[str, Tensor],
         user: modules.UserNet,
         given: Arguments,
+        operators: Mapping[str, Operator],
     ) -> None:
-        from .operators.registry import OPERATORS
-
-        _check_names(user.operators)
-        self.own, self.operators = user.operators, {**OPERATORS, **user.operators}
+        self.own, self.operators = user.operators, operators
         self.program, self.tensors, self.name, self.given = program, tensors, user.name, given
         self.buffers = dict(module.named_buffers())
         self.graph = ends.Graph(program)
@@ -329,20 +334,6 @@ def _fed(layers: Sequence[Layer], outputs: Sequence[str]) -> tuple[Layer, ...]:
         if needed.intersection(layer.tops):
             needed.update(layer.bottoms)
     return tuple(layer for layer in layers if layer.bottoms or needed.intersection(layer.tops))
-
-
-def _check_names(operators: Iterable[str]) -> None:
-    """NetError if one is none of torch's: of a library that nobody imported, or misspelt."""
-    import torch
-
-    for name in operators:
-        library, _, function = name.rpartition("::")
-        function, _, overload = function.partition(".")
-        packet = getattr(getattr(torch.ops, library or "aten"), function, None)
-        known = [] if packet is None else [str(known) for known in packet.overloads()]
-        if (overload or "default") not in known:
-            advice = f"its overloads are {', '.join(known)}" if known else "NAME is ATen's, LIBRARY::NAME another one's"
-            raise NetError(f"torch has no operator {name}", advice=advice)
 
 
 def _is_random(node: fx.Node) -> bool:

@@ -441,6 +441,57 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pad replication of volumes": fn(
         lambda x: F.pad(x.unflatten(1, (2, 2)), (1, 2, 0, 0, 1, 0), "replicate").flatten(1, 2)
     ),
+    "picked by rows and columns": fn(
+        lambda x: x[:, :, torch.tensor([[5], [-1], [5]]), torch.tensor([0, 7, 2, 2])].exp() + x[:, :, :3, [4, 3, 2, 1]]
+    ),
+    "picked pixels": fn(lambda x: x.flatten(2)[:, [3, 1], [0, 5]].tanh() + x[:, 1:3, [2, 1], [-1, 4]].mean((1, 2))),
+    "upper triangle": fn(lambda x: x[(..., *torch.triu_indices(6, 7, 1))].sigmoid()),
+    "windows cut out": fn(lambda x: F.unfold(x, (3, 2), padding=1, stride=(1, 2)).softmax(1)),
+    "windows along a dimension": fn(
+        lambda x: x.unfold(3, 4, 3).tanh().mean(-1) * x.unfold(1, 3, 1).sum((1, 4))[:, None, :, :3]
+    ),
+    "picked from a column": fn(lambda x: F.pad(x.mean(3, keepdim=True).flip(2), (0, 0, 2, 0), "circular")),
+    "diagonals": fn(lambda x: x.diagonal(1, 2, 3) + x.diagonal(-2, 3, 2)[..., :1]),
+    "sums of all before": fn(lambda x: x.cumsum(1) + x.cumsum(-1) * x.cumsum(2).tanh()),
+    "resized sequences and volumes": fn(
+        lambda x: (
+            F.interpolate(x.flatten(2), 9).tanh()
+            + F.interpolate(x.flatten(2), size=9, mode="nearest-exact")
+            + F.interpolate(x.unflatten(1, (2, 2)), (3, 4, 5), mode="trilinear").flatten(1).mean()
+            + F.interpolate(x.unflatten(1, (2, 2)), (3, 4, 5)).flatten(1).amax()
+        )
+    ),
+    "sampled by a constant grid": fn(
+        lambda x: F.grid_sample(x, torch.linspace(-1.2, 1.1, 30).view(1, 5, 3, 2), align_corners=False)
+    ),
+    "what torch makes of other operators": fn(
+        lambda x: torch.cat(
+            [
+                torch.addcdiv(x, x.tanh(), x.abs() + 1, value=0.5),
+                x.rot90(2, (2, 3)),
+                x.tile(1, 2, 1, 1),
+                F.cosine_similarity(x, x.flip(1)).unsqueeze(1),
+                F.pairwise_distance(x, x.flip(1), keepdim=True)[..., :1].expand(-1, -1, -1, x.shape[3]),
+            ],
+            1,
+        )
+    ),
+    "powers and logarithms": fn(
+        lambda x: (
+            2**x
+            + 0.3**x
+            + x.exp2()
+            + torch.hypot(x, x.flip(1))
+            - x.abs().log1p()
+            - (x.abs() + 1).log2()
+            - (x.abs() + 1).log10()
+        )
+    ),
+    "limits that are tensors, one of them for each channel": fn(
+        lambda x: (
+            x.clamp(torch.linspace(-1, 0, 4).view(4, 1, 1), x.flip(1).abs()) + x.clamp(max=x.mean(1, keepdim=True))
+        )
+    ),
     "pad replication, less below": module(lambda: nn.ReplicationPad2d((2, 1, 3, -1))),
     "pad reflection": module(lambda: nn.ReflectionPad2d((2, 1, 3, 0))),
     "pad replication": module(lambda: nn.ReplicationPad2d((2, 1, 0, 3))),

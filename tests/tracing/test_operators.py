@@ -66,12 +66,12 @@ def test_operators_make_tensors_and_change_none(name):
 
 
 def test_an_overload_that_nobody_registered_is_refused(tmp_path, monkeypatch):
-    function = OPERATORS["relu"]
-    monkeypatch.delitem(OPERATORS, "relu")
-    monkeypatch.setitem(OPERATORS, "relu.another", function)
-    with pytest.raises(NetError, match=r"what Caffe cannot compute: aten.relu \(in act .*\) is not known here"):
+    function = OPERATORS["conv2d"]
+    monkeypatch.delitem(OPERATORS, "conv2d")
+    monkeypatch.setitem(OPERATORS, "conv2d.another", function)
+    with pytest.raises(NetError, match=r"what Caffe cannot compute: aten.conv2d \(in .*\) is not known here"):
         convert(tmp_path, "Net")
-    monkeypatch.setitem(OPERATORS, "relu", function)
+    monkeypatch.setitem(OPERATORS, "conv2d", function)
     convert(tmp_path, "Net")
 
 

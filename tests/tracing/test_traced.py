@@ -264,11 +264,11 @@ def test_a_tensor_with_two_names_is_one(tmp_path, value):
 
 
 def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
-    net = write_module(tmp_path, "x = self.conv(x).erf()\nx = x.cumsum(1)\nreturn x.sort()[0].erf()")
+    net = write_module(tmp_path, "x = self.conv(x).erf()\nx = x.cumprod(1)\nreturn x.kthvalue(1)[0].erf()")
     line = refused(tmp_path, net)
     assert "aten.erf (2 times, first in the net itself at model.py:11)" in line
-    assert "aten.cumsum (in the net itself at model.py:12)" in line
-    assert "aten.sort (in the net itself at model.py:13) is not known here" in line
+    assert "aten.cumprod (in the net itself at model.py:12)" in line
+    assert "aten.kthvalue (in the net itself at model.py:13) is not known here" in line
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,12 @@ def test_all_operators_that_cannot_be_expressed_are_listed_in_one_go(tmp_path):
             "return F.conv2d(x, self.conv(x)[:, :3, :3, :3])",
             "as a weight what depends on the input",
         ),
-        ("return self.conv(x)[:, [0, 1], [0, 1]]", "is indexed by several tensors"),
+        ("return self.conv(x)[:, [0, 1], :, [0, 1]]", "is indexed in dimensions that do not follow each other"),
+        ("return self.conv(x)[:, torch.tensor([-9, 0])]", "-9"),
+        (
+            "return self.conv(x).fmod(2)",
+            "aten.fmod.Scalar (in the net itself at model.py:11) is not known here",
+        ),
         ("return self.conv(x).roll(1)", "rolls without saying which dimensions"),
         ("return F.dropout(self.conv(x), 0.5)", "drops values at random"),
         ("return self.conv(x) + torch.rand(4, 1, 1)", "aten.rand (in the net itself at model.py:11) is not known here"),

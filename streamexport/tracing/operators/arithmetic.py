@@ -142,6 +142,11 @@ def _exp2(scope: Scope, x: Operand) -> Value:
     return scope.pointwise(Exp(2.0), x)
 
 
+@operator("log1p")
+def _log1p(scope: Scope, x: Operand) -> Value:
+    return scope.pointwise(Log(), scope.power(x, shift=1, part="shifted"))
+
+
 @operator("log2")
 def _log2(scope: Scope, x: Operand) -> Value:
     """OpenCV has another idea of a Log's base than Caffe has."""
@@ -151,6 +156,12 @@ def _log2(scope: Scope, x: Operand) -> Value:
 @operator("log10")
 def _log10(scope: Scope, x: Operand) -> Value:
     return scope.power(scope.pointwise(Log(), x, "log"), scale=1 / log(10))
+
+
+@operator("hypot")
+def _hypot(scope: Scope, x: Operand, other: Operand) -> Value:
+    squares = [scope.power(value, power=2, part="square") for value in activations(scope, (x, other))]
+    return scope.power(combined(scope, "SUM", squares[0], squares[1], (), "sum"), power=0.5)
 
 
 @operator("maximum", "max.other")

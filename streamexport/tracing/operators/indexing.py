@@ -1,18 +1,24 @@
-"""Elements at places that are known beforehand, one after the other: flips, rolls, repetitions, indices."""
+"""A dimension times a matrix of constants: elements at places that are known beforehand (flips, rolls, repetitions, indices,
+windows), and sums of what comes before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import TYPE_CHECKING, Any
 
 from ...net import kernels
+from ...net.graph import Blob
 from ...net.operations import InnerProduct
 from ..arranged import arrange
-from ..node import Scope
+from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
 from .registry import operator
+
+if TYPE_CHECKING:
+    import torch
 
 
 @operator("roll")
@@ -42,20 +48,56 @@ def _index_select(scope: Scope, x: Operand, dim: int, index: Operand) -> Value:
 
 
 @operator("index.Tensor")
-def _index(scope: Scope, x: Operand, indices: Sequence[Operand | None]) -> Value:
-    x = scope.activation(x)
-    said = [(dim, index) for dim, index in enumerate(indices) if index is not None]
-    if len(said) != 1:
-        raise UnsupportedError("is indexed by several tensors", "index one dimension after the other")
-    ((dim, index),) = said
-    return picked(scope, x, dim, places_of(index, x.shape[dim]))
+def _index(node: Node, x: Operand, indices: Sequence[Operand | None]) -> Value:
+    """By tensors of places, repeated to a shape that stands in the dimensions' place. Each varies along dimensions of its own,
+    or they vary together, and the dimensions are picked from as one."""
+    x = node.activation(x)
+    said = {dim: index for dim, index in enumerate(indices) if index is not None}
+    if list(said) != list(range(min(said), max(said) + 1)):
+        raise UnsupportedError("is indexed in dimensions that do not follow each other")
+    first = min(said)
+    given = [_constant_places(index, x.shape[dim]) for dim, index in said.items()]
+    rank = max(places.dim() for places in given)
+    spread = [places.reshape((1,) * (rank - places.dim()) + tuple(places.shape)) for places in given]
+    varies = [[axis for axis, size in enumerate(places.shape) if size != 1] for places in spread]
+    if len(axes := [axis for each in varies for axis in each]) != len(set(axes)):
+        return _together(node, x, first, spread)
+    for dim, places in zip(said, spread, strict=True):
+        x = picked(node, x, dim, places.flatten().tolist())
+    order = [axes.index(axis) for axis in sorted(axes)]
+    sizes = [spread[number].shape[axis] for number, each in enumerate(varies) for axis in each]
+    x = node.viewed(x, (*x.shape[:first], *sizes, *x.shape[first + len(said) :]))
+    moved = [*range(first), *(first + place for place in order), *range(first + len(order), len(x.shape))]
+    return node.viewed(replace(x, view=x.view.permuted(moved)), node.shape)
+
+
+def _together(node: Node, x: Value, first: int, places: Sequence[Any]) -> Value:
+    """Picked from several dimensions as if they were one."""
+    behind = first + len(places)
+    sizes = x.shape[first:behind]
+    weights = [prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
+    steps = sum(each * weight for each, weight in zip(places, weights, strict=True))
+    joined = node.viewed(x, (*x.shape[:first], prod(sizes), *x.shape[behind:]))
+    return node.viewed(picked(node, joined, first, steps.flatten().tolist()), node.shape)
 
 
 def places_of(index: Operand, size: int) -> list[int]:
     """What a constant list of places says."""
-    if not isinstance(index, Constant) or len(index.shape) != 1:
-        raise UnsupportedError("picks elements by what is no constant list of places")
-    return [int(place) % size for place in index.value()]
+    places: list[int] = _constant_places(index, size).flatten().tolist()
+    return places
+
+
+def _constant_places(index: Operand, size: int) -> torch.Tensor:
+    """The places that a constant names, none of them counted from the end."""
+    if not isinstance(index, Constant):
+        raise UnsupportedError("picks elements by what is no constant")
+    values: torch.Tensor = index.value()
+    if str(values.dtype) == "torch.bool":
+        raise UnsupportedError("picks elements by a mask", "name their places")
+    places = values.long()
+    if places.numel() and not -size <= int(places.min()) <= int(places.max()) < size:
+        raise UnsupportedError(f"picks places {int(places.min())} to {int(places.max())} of {size}")
+    return places % size
 
 
 @operator("flip")
@@ -66,22 +108,62 @@ def _flip(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
     return x
 
 
+@operator("unfold")
+def _unfold(node: Node, x: Operand, dimension: int, size: int, step: int) -> Value:
+    """Windows along a dimension, whose elements become the last dimension."""
+    x = node.activation(x)
+    dim, count = dimension % len(x.shape), node.shape[dimension]
+    x = picked(node, x, dim, [first * step + place for first in range(count) for place in range(size)])
+    cut = node.viewed(x, (*x.shape[:dim], count, size, *x.shape[dim + 1 :]))
+    order = [axis for axis in range(len(cut.shape)) if axis != dim + 1]
+    return replace(cut, view=cut.view.permuted([*order, dim + 1]))
+
+
+@operator("diagonal")
+def _diagonal(node: Node, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    x = node.activation(x)
+    rank, count = len(x.shape), node.shape[-1]
+    rows, columns = dim1 % rank, dim2 % rank
+    rest = [axis for axis in range(rank) if axis not in (rows, columns)]
+    width = x.shape[columns]
+    turned = replace(x, view=x.view.permuted([*rest, rows, columns]))
+    flat = node.viewed(turned, (*node.shape[:-1], x.shape[rows] * width))
+    first = offset if offset >= 0 else -offset * width
+    return picked(node, flat, len(rest), [first + place * (width + 1) for place in range(count)])
+
+
+@operator("cumsum")
+def _cumsum(scope: Scope, x: Operand, dim: int, *, dtype: object = None) -> Value:
+    """Each sum is a row of ones, as long as what is summed up, and zeros."""
+    x = scope.activation(x)
+    size = x.shape[dim]
+    return combined_along(scope, x, dim % len(x.shape), [float(at <= row) for row in range(size) for at in range(size)])
+
+
+def combined_along(scope: Scope, x: Value, dim: int, matrix: Sequence[float]) -> Value:
+    """A dimension multiplied by a matrix, given row after row."""
+    size = x.shape[dim]
+    return _multiplied_along(scope, x, dim, kernels.literal((len(matrix) // size, size), matrix))
+
+
 def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Value:
-    """Elements at these places of a dimension, one after the other, 0 for None: a product with a matrix."""
+    """Elements at these places of a dimension, one after the other, 0 for None: rows of a matrix that it is multiplied by."""
     if list(places) == list(range(x.shape[dim])):
         return x
+    return _multiplied_along(scope, x, dim, kernels.selected((len(places), x.shape[dim]), places))
+
+
+def _multiplied_along(scope: Scope, x: Value, dim: int, weight: Blob) -> Value:
     given = arrange(scope, x, [dim])
     x, axis = given.value, given.axis(dim)
-    size, behind = x.shape[axis], prod(x.shape[axis + 1 :])
+    (count, size), behind = weight.shape, prod(x.shape[axis + 1 :])
     if not axis:
-        raise UnsupportedError("picks from the batch")
-    shape = (*x.shape[:axis], len(places), *x.shape[axis + 1 :])
-    if behind == 1 and len(shape) > 2:
-        rows = kernels.selected((len(places), size), places)
+        raise UnsupportedError("combines the images of a batch")
+    if axis == len(x.shape) - 1 > 1:
         columns = scope.reshaped(x, x.shape, "columns")
-        made = scope.layer(InnerProduct(len(places), has_bias=False, axis=axis), [columns], [rows])
-        return given.back(replace(scope.reshaped(made, shape, "back"), view=View.of(shape)))
+        return given.back(scope.layer(InnerProduct(count, has_bias=False, axis=axis), [columns], [weight]))
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
     rest = x.shape[2:] if axis == 1 and len(x.shape) == 4 else (1, behind)
     columns = scope.reshaped(x, (prod(x.shape[:axis]), size, *rest), "columns")
-    made = scope.pointwise_convolution(columns, kernels.selected((len(places), size), places))
+    made = scope.pointwise_convolution(columns, weight)
     return given.back(replace(scope.reshaped(made, shape, "back"), view=View.of(shape)))

@@ -13,7 +13,7 @@ are overloads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -59,3 +59,19 @@ def collected() -> Iterator[dict[str, Operator]]:
         yield _tables[-1]
     finally:
         _tables.pop()
+
+
+def with_own(own: Mapping[str, Operator]) -> Mapping[str, Operator]:
+    """All that is expressed, the user's before ours. NetError if one of theirs is none of torch's: of a library that nobody
+    imported, or misspelt."""
+    import torch
+
+    for name in own:
+        library, _, function = name.rpartition("::")
+        function, _, overload = function.partition(".")
+        packet = getattr(getattr(torch.ops, library or "aten"), function, None)
+        known = [] if packet is None else [str(known) for known in packet.overloads()]
+        if (overload or "default") not in known:
+            advice = f"its overloads are {', '.join(known)}" if known else "NAME is ATen's, LIBRARY::NAME another one's"
+            raise NetError(f"torch has no operator {name}", advice=advice)
+    return {**OPERATORS, **own}
