@@ -416,7 +416,9 @@ def main() -> None:
                 written.write_text(json.dumps(results, indent=1))
                 written.replace(given.resume)
             given.output.write_text(report(nets, results, dialects))
-    print(report(nets, results, dialects))
+    whole = report(nets, results, dialects)
+    given.output.write_text(whole)
+    print(whole)
 
 
 def of_dialects(result: Result) -> Result:
