@@ -29,6 +29,8 @@ def _mean(scope: Scope, x: Operand, dim: Dims = None, keepdim: bool = False, **_
 @operator("sum", "sum.dim_IntList")
 def _sum(node: Node, x: Operand, dim: Dims = None, keepdim: bool = False, **_: Any) -> Value:
     if node.dtype != "float32":  # of whole numbers, or of truth values, which are counted
+        if node.taken[0] == "float32":
+            raise UnsupportedError(f"rounds an activation, to torch.{node.dtype}")
         return reduced(node, x, dim, keepdim, "SUM")
     return total(node, node.activation(x), dim, keepdim)
 
