@@ -77,7 +77,7 @@ def arrange(scope: Scope, x: Operand, dims: Sequence[int]) -> Arranged:
     if order != tuple(range(len(order))):
         x = replace(x, view=x.view.permuted(order), label=None)
     found = Arranged(x, order)
-    if scope.builder.batch == 1 and any(found.axis(dim) == 0 and x.shape[0] != 1 for dim in dims):
+    if any(found.axis(dim) == 0 and x.shape[0] != 1 for dim in dims):
         return Arranged(replace(x, view=View(x.view.atoms, ((), *x.view.dims))), (LEAD, *order))
     return found
 

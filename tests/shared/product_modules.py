@@ -126,6 +126,24 @@ class Encoder(nn.Module):
         return made
 
 
+class Steps(nn.Module):
+    """Steps of several sequences, beside what there is once for all steps, and shares of them: an old way of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(4, 6), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        query, keys = self.query(x[-1:]), self.key(x)
+        shares = (query * keys).sum(-1, keepdim=True).softmax(0)
+        return (
+            (shares * keys).sum(0),
+            torch.cat((keys, query.repeat(5, 1, 1)), 2).tanh(),
+            torch.maximum(keys - keys.mean(0, keepdim=True), query.expand(5, -1, -1)),
+            torch.bmm(keys.transpose(0, 1), query.permute(1, 2, 0)),
+        )
+
+
 class Matrices(nn.Module):
     """Products of activations of ranks 2 to 4, of each in all ways to hold its factors."""
 
@@ -231,6 +249,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "multi-head, weights": (lambda: MultiHead(True, batch_first=True), (1, 6, 8)),
     "encoder": (Encoder, (1, 6, 8)),
     "encoder, norm first": (lambda: Encoder(norm_first=True, activation="gelu"), (1, 6, 8)),
+    "steps first": (Steps, (5, 3, 4)),
     "matrices": (Matrices, (2, 3, 6, 4)),
     "vectors": (Vectors, (6, 4)),
     "einsum": (Einsum, (2, 3, 6, 4)),

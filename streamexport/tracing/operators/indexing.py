@@ -16,6 +16,7 @@ from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
 from .registry import operator
+from .shapes import broadcast
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +151,9 @@ def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Va
     """Elements at these places of a dimension, one after the other, 0 for None: rows of a matrix that it is multiplied by."""
     if list(places) == list(range(x.shape[dim])):
         return x
+    given = arrange(scope, x, [dim])
+    if not given.axis(dim) and all(place == 0 for place in places):  # a single step, repeated
+        return given.back(broadcast(scope, given.value, (len(places), *given.value.shape[1:])))
     return _multiplied_along(scope, x, dim, kernels.selected((len(places), x.shape[dim]), places))
 
 
