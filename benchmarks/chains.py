@@ -40,6 +40,9 @@ ULP, DRAWS = 2.0**-23, 5
 MOST_ROUNDING = 1e-3
 """What rounding may make of an answer, in parts of its largest number: any answer would do where that is more, as where
 torch's own is zero."""
+SELECTING = ("amax", "amin", "max", "min")
+"""Operators whose results are some of their elements, which nothing rounds: a maximum is equal to one of what it is of."""
+
 READERS = {"portable": ("stream", "opencv", "caffe"), "opencv": ("stream", "opencv"), "ssd": ("stream", "caffe")}
 """Who computes what is written in a dialect. The Caffe that is asked is SSD's fork; none of BVLC's is asked for `bvlc`."""
 PYTHON = os.environ.get("STREAMEXPORT_CAFFE_PYTHON")
@@ -174,6 +177,8 @@ def expected(module: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, fl
 
         def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
             made = function(*args, **(kwargs or {}))
+            if function.name().removeprefix("aten::").startswith(SELECTING):
+                return made
             return torch.utils._pytree.tree_map_only(torch.Tensor, rounded, made)
 
     def rounded(made: torch.Tensor) -> torch.Tensor:

@@ -45,6 +45,7 @@ from streamexport.payload.tensors import (
 )
 from streamexport.sources.decoded import Held, Latin1, Swapped
 from streamexport.sources.local import LocalFile
+from streamexport.tracing import streams
 from tests.conftest import ROOT
 from tests.payload.test_extents import rendered
 
@@ -177,6 +178,14 @@ def plain(tmp_path) -> Made:
     return stored(tmp_path, values), values.tobytes()
 
 
+def streamed(tmp_path) -> Made:
+    """Of more than a block."""
+    values, factors = normal(150_000), normal(500, 1)
+    rows = streams.Repeated(factors, (500, 300))
+    made = streams.Applied("mul.Tensor", (streams.Lying(stored(tmp_path, values)), rows), {})
+    return streams.Streamed(made, 150_000, "w"), (values.reshape(500, 300) * factors).tobytes()
+
+
 def blocks(tmp_path) -> Made:
     values = normal(600)
     expected = np.concatenate([values[400:600], values[:200], values[200:400]])
@@ -212,6 +221,7 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "PerChannel": (folding.PerChannel, per_channel),
     "FoldedBias": (folding.FoldedBias, folded_bias),
     "InputChannels": (folding.InputChannels, input_channels),
+    "Streamed": (streams.Streamed, streamed),
     "Unpacked": (Unpacked, unpacked),
     "Stored, in the other byte order": (Stored, lambda tmp: decoded(tmp, ">f4")),
     "Stored, as text": (Stored, lambda tmp: decoded(tmp, "latin-1")),
