@@ -227,6 +227,12 @@ def _volume(random: Random, shape: Sequence[int]) -> nn.Module:
     )
 
 
+def _planes(random: Random, shape: Sequence[int]) -> nn.Module:
+    """An image's channels as planes that are pooled, in the order that torch wants them in."""
+    kernel, stride = (random.choice((1, 2)), 2, 2), (random.choice((1, 2)), 1, 2)
+    return Function(f"max_pool3d {kernel} {stride}", lambda x: F.max_pool3d(x.contiguous(), kernel, stride))
+
+
 def _adaptive(random: Random, shape: Sequence[int]) -> nn.Module:
     kind = random.choice((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
     return kind((random.choice((1, 2, 3, 5)), random.choice((1, 2, 3))))
@@ -443,7 +449,7 @@ IMAGES: list[Step] = [
     _adaptive,
     _volume,
     lambda random, shape: nn.LPPool2d(2, random.choice((2, 3)), random.choice((1, 2))),
-    lambda random, shape: nn.MaxPool3d((random.choice((1, 2)), 2, 2), (random.choice((1, 2)), 1, 2)),
+    _planes,
     function("layer norm", lambda x: F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)),
     function("squeezed", lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
     function("part of it", lambda x: x[:, :, 1:, 1:]),
