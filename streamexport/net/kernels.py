@@ -33,6 +33,11 @@ def selected(shape: Shape, columns: Sequence[int | None]) -> Blob:
     return Blob(shape, Selected(prod(shape[1:]), columns))
 
 
+def triangle(size: int) -> Blob:
+    """A square matrix of ones on its diagonal and below, zeros else."""
+    return Blob((size, size), Triangle(size))
+
+
 def literal(shape: Shape, values: Sequence[float]) -> Blob:
     """A small blob of these values, rounded to float32."""
     floats = array("f", values)
@@ -122,6 +127,22 @@ class Filled(_OfNothing):
         import numpy as np
 
         return np.full(last - first, self.value, self.dtype.code)
+
+
+class Triangle(_OfNothing):
+    """The rows of a square matrix of `size` columns with ones up to the diagonal, zeros else."""
+
+    name = "triangle"
+
+    def __init__(self, size: int) -> None:
+        self.width, self.count = size, size * size
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        rows, columns = np.divmod(np.arange(first, last), self.width)
+        made: Array = (columns <= rows).astype(self.dtype.code)
+        return made
 
 
 class Selected(_OfNothing):

@@ -214,6 +214,7 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "Cast, from bfloat16": (Cast, brain_floats),
     "Filled": (kernels.Filled, lambda tmp: (kernels.Filled(99, 1.5), np.full(99, 1.5, "<f4").tobytes())),
     "Selected": (kernels.Selected, selected),
+    "Triangle": (kernels.Triangle, lambda tmp: (kernels.Triangle(200), np.tri(200, dtype="<f4").tobytes())),
     "Embedded": (kernels.Embedded, embedded),
     "Blocks": (kernels.Blocks, blocks),
     "Sum": (kernels.Sum, summed),

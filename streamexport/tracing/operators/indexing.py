@@ -137,14 +137,7 @@ def _diagonal(node: Node, x: Operand, offset: int = 0, dim1: int = 0, dim2: int 
 def _cumsum(scope: Scope, x: Operand, dim: int, *, dtype: object = None) -> Value:
     """Each sum is a row of ones, as long as what is summed up, and zeros."""
     x = scope.activation(x)
-    size = x.shape[dim]
-    return combined_along(scope, x, dim % len(x.shape), [float(at <= row) for row in range(size) for at in range(size)])
-
-
-def combined_along(scope: Scope, x: Value, dim: int, matrix: Sequence[float]) -> Value:
-    """A dimension multiplied by a matrix, given row after row."""
-    size = x.shape[dim]
-    return _multiplied_along(scope, x, dim, kernels.literal((len(matrix) // size, size), matrix))
+    return _multiplied_along(scope, x, dim % len(x.shape), kernels.triangle(x.shape[dim]))
 
 
 def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Value:
@@ -158,6 +151,7 @@ def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Va
 
 
 def _multiplied_along(scope: Scope, x: Value, dim: int, weight: Blob) -> Value:
+    """A dimension multiplied by a matrix."""
     given = arrange(scope, x, [dim])
     x, axis = given.value, given.axis(dim)
     (count, size), behind = weight.shape, prod(x.shape[axis + 1 :])
