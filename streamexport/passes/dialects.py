@@ -18,7 +18,8 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
         portable, opencv, ssd  ReLU of what is above it, to the power of next to nothing (the SSD family has it, OpenCV not)
-    ArgMax of several, with their values, which is Caffe's: refused in portable and opencv
+    ArgMax, which is Caffe's
+        portable, opencv  by how many come before each element (`passes.ranking`)
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -59,7 +60,7 @@ from ..net.operations import (
     Threshold,
 )
 from ..net.windows import ONE_PIXEL, Window
-from . import products, recurrence, turning
+from . import products, ranking, recurrence, turning
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -114,6 +115,8 @@ def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Lay
     if isinstance(layer.operation, MatMul):
         steps = products.product(layer, bottoms, dialect)
         return [made for step in steps for made in (_expressed(step, (), dialect) if step is not layer else [step])]
+    if isinstance(layer.operation, ArgMax) and dialect not in ("bvlc", "ssd"):
+        return [made for step in ranking.ranked(layer, bottoms[0]) for made in _expressed(step, (), dialect)]
     express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 
@@ -237,13 +240,6 @@ def _threshold(layer: Layer, dialect: str) -> Iterator[Layer]:
         bottoms = (made,)
 
 
-def _argmax(layer: Layer, dialect: str) -> Iterator[Layer]:
-    if dialect not in ("bvlc", "ssd"):
-        what = "the largest of several, one by one, are made by Caffe's ArgMax, which OpenCV does not have"
-        raise NetError(what, tensor=f"layer {layer.name}", advice="use `dialect=bvlc` or ssd")
-    yield layer
-
-
 def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     moved = layer.operation
     assert isinstance(moved, Rearrange)
@@ -299,7 +295,6 @@ _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] 
     Pooling: _pooling,
     Clip: _clip,
     Gelu: _gelu,
-    ArgMax: _argmax,
     Threshold: _threshold,
     Rearrange: _rearrange,
     Recurrent: recurrence.express,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape
 from .arithmetic import add
 from .comparisons import larger
+from .indexing import picked
 from .reductions import Dims, reduced
 from .registry import operator
+from .shapes import sliced
 
 if TYPE_CHECKING:
     import torch
@@ -115,21 +118,79 @@ def _topk(
     return top(node, x, k, dim, largest)
 
 
-@operator("sort")
-def _sort(node: Node, x: Operand, dim: int = -1, descending: bool = False) -> list[Value | None]:
-    return top(node, x, node.shape[dim] if node.shape else 1, dim, descending)
+@operator("sort", "sort.stable")
+def _sort(
+    node: Node, x: Operand, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> list[Value | None]:
+    return top(node, x, _count(node, dim), dim, descending, bool(stable))
 
 
-def top(node: Node, x: Operand, count: int, dim: int, largest: bool) -> list[Value | None]:
+@operator("argsort", "argsort.stable")
+def _argsort(node: Node, x: Operand, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Value:
+    _, places = top(replace(node, used=frozenset({1})), x, _count(node, dim), dim, descending, stable)
+    assert places is not None
+    return places
+
+
+@operator("msort")
+def _msort(node: Node, x: Operand) -> Value:
+    values, _ = top(replace(node, used=frozenset({0})), x, _count(node, 0), 0, False)
+    assert values is not None
+    return values
+
+
+def _count(node: Node, dim: int) -> int:
+    return node.shape[dim] if node.shape else 1
+
+
+@operator("kthvalue")
+def _kth_value(node: Node, x: Operand, k: int, dim: int = -1, keepdim: bool = False) -> list[Value | None]:
+    x = node.activation(x)
+    axis, size = dim % len(x.shape), x.shape[dim]
+    count = min(k, size + 1 - k)  # from the side that it is nearer to
+    made = top(node, x, count, axis, count < k)
+    return [
+        None if each is None else node.viewed(sliced(node, each, axis, count - 1, count, 1), shape)
+        for each, shape in zip(made, node.shapes, strict=True)
+    ]
+
+
+@operator("median.dim")
+def _median_along(node: Node, x: Operand, dim: int, keepdim: bool = False) -> list[Value | None]:
+    """Of an even number of elements the smaller one of the two in the middle."""
+    x = node.activation(x)
+    return _kth_value(node, x, (x.shape[dim] + 1) // 2, dim, keepdim)
+
+
+@operator("median")
+def _median(node: Node, x: Operand) -> Value:
+    x = node.activation(x)
+    values, _ = _median_along(
+        replace(node, used=frozenset({0}), shapes=(node.shape,) * 2), node.viewed(x, (prod(x.shape),)), 0
+    )
+    assert values is not None
+    return values
+
+
+def top(node: Node, x: Operand, count: int, dim: int, largest: bool, is_stable: bool = False) -> list[Value | None]:
     """The largest or smallest elements along a dimension, those first that are most so, and where they stand: as many of the
-    two as are used."""
+    two as are used. If it is stable, the first of equal elements comes first; Caffe's ArgMax has the last."""
     if count == 1:
         return _along(node, x, dim, True, "MAX" if largest else "MIN")
     x = node.activation(x) if largest else node.power(x, scale=-1, part="negated")
-    given = arrange(node, x, [dim])
-    whole, axis = node.reshaped(given.value, given.value.shape), given.axis(dim)
-    values, places = (
-        given.back(node.layer(ArgMax(axis, count, has_values), [whole], part=part)) if index in node.used else None
-        for index, (has_values, part) in enumerate(((True, "values"), (False, "places")))
-    )
-    return [values if largest or values is None else node.power(values, scale=-1), places]
+    values = _top(node, x, count, dim, True) if 0 in node.used else None
+    values = values if largest or values is None else node.power(values, scale=-1)
+    if 1 not in node.used:
+        return [values, None]
+    if not is_stable:
+        return [values, _top(node, x, count, dim, False)]
+    axis, size = dim % len(x.shape), x.shape[dim]
+    from_behind = _top(node, picked(node, x, axis, range(size)[::-1]), count, dim, False)
+    return [values, node.power(from_behind, scale=-1, shift=size - 1)]
+
+
+def _top(scope: Scope, x: Value, count: int, dim: int, has_values: bool) -> Value:
+    given = arrange(scope, x, [dim])
+    whole = scope.reshaped(given.value, given.value.shape)
+    layer = ArgMax(given.axis(dim), count, has_values)
+    return given.back(scope.layer(layer, [whole], part="values" if has_values else "places"))
