@@ -12,8 +12,8 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable    ReLU of the distance from the upper limit, where the lower one is 0; else maxima with limits
     Rearrange, which is nobody's: the elements of a blob in another order (`tracing.views`)
         opencv, ssd Reshape, `Permute`, Reshape
-        portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else Reshape and convolutions
-                    with an identity, each of which exchanges two neighbouring blocks of dimensions (`passes.turning`)
+        portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else exchanges of neighbouring
+                    blocks of dimensions, by Slice and Concat or convolutions with an identity (`passes.turning`)
     Gelu, which is OpenCV's
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
@@ -256,9 +256,9 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
         steps = _picked(layer, columns) if columns is not None else turning.exchanges(layer, atoms, order)
     bottoms = layer.bottoms
     for step in steps[:-1]:
-        yield replace(step, bottoms=bottoms, tops=(step.name,))
+        yield replace(step, bottoms=step.bottoms or bottoms, tops=step.tops or (step.name,))
         bottoms = (step.name,)
-    yield replace(steps[-1], name=layer.name, bottoms=bottoms, tops=layer.tops)
+    yield replace(steps[-1], name=layer.name, bottoms=steps[-1].bottoms or bottoms, tops=layer.tops)
 
 
 def _picked(layer: Layer, columns: Sequence[int]) -> list[Layer]:

@@ -14,6 +14,7 @@ import torch
 import streamexport
 from streamexport import Layer, Net
 from streamexport.caffe.prototxt import prototxt
+from streamexport.counting.costs import costs
 from streamexport.net.operations import Convolution, Deconvolution, Input, Permute, Power, Rearrange
 from streamexport.passes import dialects, turning
 from streamexport.running.engines import open_engine
@@ -36,6 +37,14 @@ CASES = {
     "all of it backwards": ((2, 3, 4, 5), (2, 3, 4, 5), (3, 2, 1, 0), (5, 4, 3, 2)),
 }
 """Of a bottom: its shape, the atoms, their order, the top's shape."""
+COPIED = {
+    "few first": ((2, 3, 5, 128), (2, 3, 5, 128), (0, 2, 1, 3), (2, 5, 3, 128)),
+    "few second": ((2, 5, 3, 128), (2, 5, 3, 128), (0, 2, 1, 3), (2, 3, 5, 128)),
+    "the batch": ((2, 3, 600), (2, 3, 600), (1, 0, 2), (3, 2, 600)),
+    "two apart": ((1, 2, 3, 4, 200), (2, 3, 4, 200), (2, 1, 0, 3), (4, 3, 2, 200)),
+    "many": ((1, 40, 33, 64), (40, 33, 64), (1, 0, 2), (1, 33, 40, 64)),
+}
+"""Of long runs: these are cut."""
 
 
 def expected(values: np.ndarray, case: tuple) -> np.ndarray:
@@ -64,6 +73,8 @@ class Turned:
         self.prototxt.write_text(prototxt(self.net))
         streamexport.publish([streamexport.File(str(self.model), streamexport.layout(self.net))])
         self.values = np.random.default_rng(0).standard_normal(bottom).astype("<f4")
+        if not any(layer.blobs for layer in self.net.layers):
+            self.values.flat[:3] = np.inf, -np.inf, np.nan
         self.expected = expected(self.values, case)
         np.savez(directory / "inputs.npz", data=self.values)
 
@@ -75,11 +86,12 @@ class Turned:
 def random_case(seed: int) -> tuple:
     chooser = random.Random(seed)
     atoms = tuple(chooser.choice([1, 2, 3, 4, 5]) for _ in range(chooser.randint(2, 6)))
+    atoms = (*atoms[:-1], atoms[-1] * chooser.choice([1, 100]))
     order = tuple(chooser.sample(range(len(atoms)), len(atoms)))
     return (atoms[0], prod(atoms[1:])), atoms, order, tuple(atoms[atom] for atom in order)
 
 
-ALL = {**CASES, **{f"seed {seed}": random_case(seed) for seed in range(12)}}
+ALL = {**CASES, **COPIED, **{f"seed {seed}": random_case(seed) for seed in range(12)}}
 
 
 @pytest.mark.parametrize("engine", ["stream", "opencv"])
@@ -88,6 +100,15 @@ def test_what_is_turned_is_what_numpy_says(tmp_path, case, engine):
     turned = Turned(tmp_path / "net", case, "portable")
     assert not any(isinstance(layer.operation, Permute | Rearrange) for layer in turned.net.layers)
     np.testing.assert_array_equal(turned.answer(engine), turned.expected)
+
+
+@pytest.mark.parametrize("case", COPIED.values(), ids=COPIED)
+def test_long_runs_are_copied(tmp_path, case):
+    """By layers that multiply nothing, and hold nothing: so --flops says, too."""
+    turned = Turned(tmp_path / "net", case, "portable")
+    kinds = [layer.type for layer in turned.net.layers if layer.type != "Reshape"]
+    assert kinds == ["Input", *["Slice", "Concat"] * ((len(kinds) - 2) // 2), "Power"]
+    assert all(cost.multiply_adds == cost.parameters == 0 for cost in costs(turned.prototxt))
 
 
 @pytest.mark.caffe
