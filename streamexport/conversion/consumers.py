@@ -6,7 +6,7 @@ compute what torch computes: `verify` with all engines asks those that are insta
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..caffe.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
@@ -16,11 +16,13 @@ from ..net.operations import LSTM
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
+SHARED = "shared weights"
+"""Blobs that layers have in common by a name. OpenCV does not look for them."""
 CAFFES = frozenset(
     "AbsVal ArgMax BNLL BatchNorm BatchReindex Bias Concat Convolution Crop Deconvolution Dropout DummyData ELU Eltwise"
     " Embed Exp Filter Flatten Im2col InnerProduct Input LRN LSTM Log MVN PReLU Parameter Pooling Power RNN ReLU Reduction"
     " Reshape SPP Scale Sigmoid Silence Slice Softmax Split TanH Threshold Tile".split()
-)
+) | {SHARED}
 """Layers of Caffe 1.0, which its forks have kept."""
 OWN_LSTM = "LSTM of one bottom"
 """OpenCV's. It crashes on Caffe's own, and Caffe on that one: their blobs are others."""
@@ -32,11 +34,12 @@ OPENCVS = frozenset(
 """Layers that OpenCV 4 takes from a prototxt; it has more, which take their parameters from elsewhere."""
 
 
-def types(layers: Iterable[Layer]) -> set[str]:
+def types(layers: Sequence[Layer]) -> set[str]:
     """Of layers, as readers have them or not."""
-    return {
+    found = {
         OWN_LSTM if isinstance(layer.operation, LSTM) and len(layer.bottoms) == 1 else layer.type for layer in layers
     }
+    return found | {SHARED} if any(layer.shared for layer in layers) else found
 
 
 @dataclass(frozen=True)

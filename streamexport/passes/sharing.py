@@ -1,7 +1,7 @@
 """Weights of which several layers have the same: a module that is called more than once, the heads of a detector.
 
 Caffe shares blobs by a name (`param { name }`); the first layer owns them, and the others are left out of the model file.
-OpenCV does not know that. So in the dialects that it reads every layer has its own.
+OpenCV does not know that. So where a model is for both, or for OpenCV alone, every layer has its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from ..net.graph import Blob, Layer, Net
 from ..payload.tensors import Computed
-from .opencv import READ_BY_OPENCV
+
+SHARING = ("bvlc", "ssd")
 
 
 def share(net: Net, dialect: str) -> Net:
@@ -20,10 +21,11 @@ def share(net: Net, dialect: str) -> Net:
     owners = dict(_owners(net))
     if not owners:
         return net
-    if dialect in READ_BY_OPENCV:
+    if dialect not in SHARING:
         count = sum(layer.blobs[0].values.size for layer in net.layers if layer.name in owners)
         what = f"weights of {len(owners)} layers ({count} bytes and more) are written again"
-        return replace(net, notes=(*net.notes, f"{what}: OpenCV does not know shared ones, dialect bvlc has them once"))
+        why = f"OpenCV does not know shared ones, dialects {' and '.join(SHARING)} have them once"
+        return replace(net, notes=(*net.notes, f"{what}: {why}"))
     owned = set(owners.values())
     return net.with_layers(tuple(_shared(layer, owners.get(layer.name), layer.name in owned) for layer in net.layers))
 

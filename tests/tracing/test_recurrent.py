@@ -251,9 +251,10 @@ def test_the_weights_of_an_lstm_are_moved_from_where_they_lie(tmp_path, dialect)
     assert streamexport.verify(*files, options).problems == ()
 
 
-@pytest.mark.parametrize("name", ["gru", "rnn", "lstm cell", "lstm, called twice"])
-def test_weights_of_all_steps_are_stored_once_where_layers_share_them(tmp_path, name):
-    plan = CASES[name].converted(tmp_path, "bvlc")
+@pytest.mark.parametrize("dialect", ["bvlc", "ssd"])
+@pytest.mark.parametrize("name", ["gru", "rnn", "gru cell", "lstm cell", "lstm, called twice"])
+def test_weights_of_all_steps_are_stored_once_where_layers_share_them(tmp_path, name, dialect):
+    plan = CASES[name].converted(tmp_path, dialect)
     stored = sum(piece.size for pieces in blobs(plan).values() for piece in pieces if not isinstance(piece, Selected))
     case = build(CASES[name].net, **CASES[name].arguments)
     assert stored <= 4 * sum(weight.numel() for weight in case.parameters())
@@ -297,6 +298,7 @@ def test_weights_in_half_precision(tmp_path, name, dialect):
         ("lstm", "ssd", ["runs in Caffes of the SSD family", "OpenCV 4 lacks DummyData, LSTM"]),
         ("lstm", "opencv", ["runs in OpenCV 4", "Caffes of the SSD family lacks LSTM of one bottom"]),
         ("gru", "opencv", ["runs in OpenCV 4", "Caffes of the SSD family lacks GRU"]),
+        ("gru", "ssd", ["runs in Caffes of the SSD family", "OpenCV 4 lacks shared weights"]),
         ("lstm", "portable", ["runs in Caffe, its forks, OpenCV 4"]),
     ],
 )
