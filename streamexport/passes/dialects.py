@@ -3,8 +3,9 @@
 Nets come with things that not all of them know, and leave in words that the dialect's readers do:
 
     Pooling that rounds sizes down, PyTorch's way; Caffe's own is to round up
-        portable    pool rounding up, then crop to the size of a pooling without padding that comes out right, or of a
-                    convolution, where there is no such pooling
+        portable    where the size that was traced leaves nothing to round, a pooling as any other; else pool rounding up, then
+                    crop to the size of a pooling without padding that comes out right, or of a convolution, where there is no
+                    such pooling
         bvlc        `round_mode: FLOOR`, which BVLC master alone knows
         opencv, ssd `ceil_mode: false`
     Clip, which is BVLC master's
@@ -74,9 +75,10 @@ def express(net: Net, dialect: str) -> Net:
     renamed: dict[str, str] = {}
     shapes = _shapes(net.layers)
     multiplied = [layer for layer in net.layers if isinstance(layer.operation, MatMul)]
-    said = products.note(
-        multiplied, [[shapes.get(name, ()) for name in layer.bottoms] for layer in multiplied], dialect
-    )
+    said = [
+        products.note(multiplied, [[shapes.get(name, ()) for name in layer.bottoms] for layer in multiplied], dialect),
+        _note_on_sizes(net, shapes) if dialect == "portable" else None,
+    ]
     for layer in net.layers:
         bottoms = [shapes.get(bottom, ()) for bottom in layer.bottoms]
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
@@ -87,7 +89,7 @@ def express(net: Net, dialect: str) -> Net:
             made[-1] = replace(made[-1], origin=layer.origin, shapes=layer.shapes)
         layers += made
     outputs = tuple(renamed.get(top, top) for top in net.outputs)
-    return replace(net, layers=tuple(layers), outputs=outputs, notes=(*net.notes, said) if said else net.notes)
+    return replace(net, layers=tuple(layers), outputs=outputs, notes=(*net.notes, *filter(None, said)))
 
 
 def refusal(layers: Sequence[Layer], dialect: str) -> InexpressibleError | None:
@@ -117,19 +119,41 @@ def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Lay
         return [made for step in steps for made in (_expressed(step, (), dialect) if step is not layer else [step])]
     if isinstance(layer.operation, ArgMax) and dialect not in ("bvlc", "ssd"):
         return [made for step in ranking.ranked(layer, bottoms[0]) for made in _expressed(step, (), dialect)]
+    if isinstance(layer.operation, Pooling):
+        return list(_pooling(layer, bottoms, dialect))
     express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 
 
-def _pooling(layer: Layer, dialect: str) -> Iterator[Layer]:
+def _note_on_sizes(net: Net, shapes: Mapping[str, Shape]) -> str | None:
+    """On poolings that round down, and are written as those that round up; None if there are none."""
+    whole = [layer.name for layer in net.layers if _is_whole(layer, [shapes.get(name, ()) for name in layer.bottoms])]
+    if not whole:
+        return None
+    return (
+        f"poolings ({', '.join(whole[:3])}{', ...' * (len(whole) > 3)}) round nothing at this size: trace others anew"
+    )
+
+
+def _is_whole(layer: Layer, bottoms: Sequence[Shape]) -> bool:
+    """Whether a pooling that rounds down has nothing to round at the size that was traced."""
+    pooling = layer.operation
+    if not isinstance(pooling, Pooling) or not pooling.rounds_down or not all(bottoms):
+        return False
+    return replace(pooling, rounds_down=False).top_shapes(bottoms, 1) == layer.shapes
+
+
+def _pooling(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> Iterator[Layer]:
     pooling = layer.operation
     assert isinstance(pooling, Pooling)
     if not pooling.rounds_down or dialect == "bvlc":
         yield layer
-    elif dialect == "portable":
-        yield from _cropped(layer, pooling)
-    else:
+    elif dialect != "portable":
         yield replace(layer, operation=replace(pooling, says_ceil_mode=True))
+    elif _is_whole(layer, bottoms):
+        yield replace(layer, operation=replace(pooling, rounds_down=False))
+    else:
+        yield from _cropped(layer, pooling)
 
 
 def _cropped(layer: Layer, pooling: Pooling) -> Iterator[Layer]:
@@ -292,7 +316,6 @@ def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -
 
 
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
-    Pooling: _pooling,
     Clip: _clip,
     Gelu: _gelu,
     Threshold: _threshold,

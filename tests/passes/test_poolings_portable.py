@@ -12,6 +12,7 @@ from torch import nn
 
 import streamexport
 from streamexport import Options
+from streamexport.caffe.prototxt import read_prototxt
 from streamexport.running.engines import open_engine
 from tests.shared import caffe_judge
 
@@ -55,6 +56,14 @@ def test_stream_and_opencv_round_one_axis_down_and_leave_the_other(tmp_path, win
     for engine in ("stream", "opencv"):
         with open_engine(engine, tmp_path / "net.prototxt", [tmp_path / "net.caffemodel"], [output]) as compute:
             np.testing.assert_allclose(compute(image)[output], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "written"), [(16, ["Pooling"]), (15, ["Pooling", "Pooling", "Crop"])])
+def test_where_nothing_is_rounded_it_is_one_layer(tmp_path, rows, written):
+    converted(tmp_path, ((2, 2), (2, 1), (0, 1)), "MaxPool2d", (rows, 30))
+    layers = read_prototxt(tmp_path / "net.prototxt").layers
+    assert [layer.type for layer in layers] == ["Input", "Convolution", *written]
+    assert ("round nothing at this size" in (tmp_path / "net.prototxt").read_text()) == (rows == 16)
 
 
 @pytest.mark.caffe
