@@ -13,8 +13,8 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable    ReLU of the distance from the upper limit, where the lower one is 0; else maxima with limits
     Rearrange, which is nobody's: the elements of a blob in another order (`tracing.views`)
         opencv, ssd Reshape, `Permute`, Reshape
-        portable, bvlc  a 1x1 convolution that picks channels, where nothing else is turned; else exchanges of neighbouring
-                    blocks of dimensions, by Slice and Concat or convolutions with an identity (`passes.turning`)
+        portable, bvlc  exchanges of neighbouring dimensions, by Slice and Concat or by convolutions with an identity, or a
+                    1x1 convolution that picks channels (`passes.exchanges`)
     Gelu, which is OpenCV's
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
@@ -33,8 +33,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
-from math import prod
 
 from ..errors import NetError
 from ..net import kernels
@@ -55,13 +53,12 @@ from ..net.operations import (
     Recurrent,
     ReLU,
     ReLU6,
-    Reshape,
     Shape,
     Sigmoid,
     Threshold,
 )
-from ..net.windows import ONE_PIXEL, Window
-from . import products, ranking, recurrence, turning
+from ..net.windows import Window
+from . import exchanges, products, ranking, recurrence
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -272,47 +269,16 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
         atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
     turned = tuple(atoms[atom] for atom in order)
     if dialect in HAVE_PERMUTE:
-        steps = _reshape(layer, "split", blob, atoms)
+        steps = exchanges.reshaped(f"{layer.name}.split", blob, atoms)
         steps.append(Layer(f"{layer.name}.turn", Permute(order), (), (), shapes=(turned,)))
-        steps += _reshape(layer, "join", turned, shape)
+        steps += exchanges.reshaped(f"{layer.name}.join", turned, shape)
     else:
-        columns = _channels(blob, atoms, order)
-        steps = _picked(layer, columns) if columns is not None else turning.exchanges(layer, atoms, order)
+        steps = exchanges.express(layer, atoms, order)
     bottoms = layer.bottoms
     for step in steps[:-1]:
         yield replace(step, bottoms=step.bottoms or bottoms, tops=step.tops or (step.name,))
         bottoms = (step.name,)
     yield replace(steps[-1], name=layer.name, bottoms=steps[-1].bottoms or bottoms, tops=layer.tops)
-
-
-def _picked(layer: Layer, columns: Sequence[int]) -> list[Layer]:
-    """The channels of a blob, each from that column: as an image, whose pixels are whatever is behind the second axis."""
-    moved = layer.operation
-    assert isinstance(moved, Rearrange)
-    blob, channels = moved.blob, len(columns)
-    image = blob if len(blob) == 4 else (blob[0], channels, 1, prod(blob[2:]))
-    pick = Convolution(channels, ONE_PIXEL, has_bias=False)
-    picking = kernels.selected((channels, channels, 1, 1), columns)
-    steps = _reshape(layer, "split", blob, image)
-    steps.append(Layer(f"{layer.name}.pick", pick, (), (), (picking,), shapes=(image,)))
-    return steps + _reshape(layer, "join", image, moved.shape)
-
-
-def _reshape(layer: Layer, part: str, shape: Shape, wanted: Shape) -> list[Layer]:
-    if shape == wanted:
-        return []
-    return [Layer(f"{layer.name}.{part}", Reshape.to(wanted, shape), (), (), shapes=(wanted,))]
-
-
-def _channels(blob: Sequence[int], atoms: Sequence[int], order: Sequence[int]) -> list[int] | None:
-    """Which channel each one comes from, if nothing but the second axis of a blob is rearranged; else None."""
-    count = next((n for n in range(1, len(atoms) + 1) if prod(atoms[1:n]) == blob[1]), None)
-    if count is None or atoms[0] != blob[0] or order[0] or list(order[count:]) != list(range(count, len(order))):
-        return None
-    inner = order[1:count]
-    steps = {atom: prod(atoms[atom + 1 : count]) for atom in inner}
-    ranges = (range(atoms[atom]) for atom in inner)
-    return [sum(place * steps[atom] for place, atom in zip(places, inner, strict=True)) for places in product(*ranges)]
 
 
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {

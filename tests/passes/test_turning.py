@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from streamexport import Layer, Net
 from streamexport.caffe.prototxt import prototxt
 from streamexport.counting.costs import costs
 from streamexport.net.operations import Convolution, Deconvolution, Input, Permute, Power, Rearrange
-from streamexport.passes import dialects, turning
+from streamexport.passes import dialects, exchanges
 from streamexport.running.engines import open_engine
 from tests.payload.test_extents import rendered
 from tests.shared import caffe_judge
@@ -42,6 +43,7 @@ COPIED = {
     "few second": ((2, 5, 3, 128), (2, 5, 3, 128), (0, 2, 1, 3), (2, 3, 5, 128)),
     "the batch": ((2, 3, 600), (2, 3, 600), (1, 0, 2), (3, 2, 600)),
     "two apart": ((1, 2, 3, 4, 200), (2, 3, 4, 200), (2, 1, 0, 3), (4, 3, 2, 200)),
+    "channels of vectors": ((2, 15, 128), (2, 5, 3, 128), (0, 2, 1, 3), (2, 3, 5, 128)),
     "many": ((1, 40, 33, 64), (40, 33, 64), (1, 0, 2), (1, 33, 40, 64)),
 }
 """Of long runs: these are cut."""
@@ -111,6 +113,47 @@ def test_long_runs_are_copied(tmp_path, case):
     assert all(cost.multiply_adds == cost.parameters == 0 for cost in costs(turned.prototxt))
 
 
+IMAGES = {
+    "picked": ((2, 6, 3, 4), (2, 2, 3, 12), ["Convolution"]),
+    "copied": ((1, 60, 12, 12), (1, 3, 20, 144), ["Slice", "Concat"]),
+    "copied from behind": ((2, 64, 9, 11), (2, 16, 4, 99), ["Slice", "Concat"]),
+    "before others": ((2, 60, 12, 12), (2, 3, 5, 4, 144), ["Slice", "Concat"]),
+}
+"""A bottom's shape, the atoms, of which the second and the third change places, and the layers besides Reshape."""
+
+
+@pytest.fixture(params=IMAGES.values(), ids=IMAGES)
+def image(request, tmp_path):
+    """Channels of images in another order, of which there is one more, and larger, than was said; what it makes of them."""
+    shape, atoms, kinds = request.param
+    turned = Turned(tmp_path / "net", (shape, atoms, (0, 2, 1, *range(3, len(atoms))), shape), "portable")
+    assert [layer.type for layer in turned.net.layers[1:-1] if layer.type != "Reshape"] == kinds
+    n, _, height, width = larger = (shape[0] + 1, shape[1], shape[2] + 1, shape[3] + 2)
+    values = np.random.default_rng(1).standard_normal(larger).astype("<f4")
+    wanted = values.reshape(n, *atoms[1:-1], height, width).swapaxes(1, 2).reshape(larger)
+    return turned, values, wanted
+
+
+@pytest.mark.parametrize("engine", ["stream", "opencv"])
+def test_channels_change_places_at_any_size_of_image(image, engine):
+    turned, values, wanted = image
+    with open_engine(engine, turned.prototxt, [turned.model], ["end"]) as compute:
+        np.testing.assert_array_equal(compute({"data": turned.values})["end"], turned.expected)
+        np.testing.assert_array_equal(compute({"data": values})["end"], wanted)
+
+
+@pytest.mark.caffe
+def test_channels_change_places_at_any_size_of_image_in_caffe(image):
+    turned, values, wanted = image
+    data, *layers = turned.net.layers
+    larger = replace(data, operation=Input((values.shape,)), shapes=(values.shape,))
+    turned.prototxt.write_text(prototxt(turned.net.with_layers((larger, *layers))))
+    np.savez(turned.prototxt.parent / "inputs.npz", data=values)
+    (tops,) = caffe_judge.judge(turned.prototxt.parent)
+    assert tops is not None
+    np.testing.assert_array_equal(tops["end"], wanted)
+
+
 @pytest.mark.caffe
 def test_and_in_caffe(tmp_path):
     nets = [Turned(tmp_path / f"{n:02}", case, "bvlc") for n, case in enumerate(ALL.values())]
@@ -128,7 +171,7 @@ def test_the_batch_stays_free(tmp_path):
         )
 
 
-def carried_out(atoms: tuple[int, ...], path: turning.Path) -> tuple[int, ...]:
+def carried_out(atoms: tuple[int, ...], path: exchanges.Path) -> tuple[int, ...]:
     found = tuple(range(len(atoms)))
     for i, j, k in path:
         found = (*found[:i], *found[j:k], *found[i:j], *found[k:])
@@ -138,7 +181,7 @@ def carried_out(atoms: tuple[int, ...], path: turning.Path) -> tuple[int, ...]:
 @pytest.mark.parametrize("atoms", [(2, 3, 5, 7), (7, 5, 3, 2), (1, 6, 1, 4), (9, 2, 2, 8)])
 def test_every_order_of_four_is_reached_in_three_steps_at_most(atoms):
     for order in itertools.permutations(range(4)):
-        path = turning.cheapest(atoms, order)
+        _, path = exchanges.cheapest(atoms, order)
         left = [atom for atom in carried_out(atoms, path) if atoms[atom] != 1]
         assert left == [atom for atom in order if atoms[atom] != 1]
         assert len(set(left)) - 1 >= len(path) or 1 in atoms
@@ -199,7 +242,7 @@ def test_the_shorter_kernel_is_taken(tmp_path):
     kinds = []
     for blob, atoms in (((1, 768, 14, 14), (1, 768, 196)), ((1, 14, 14, 768), (1, 196, 768))):
         layer = Layer("x", Rearrange(blob, atoms, (0, 2, 1), (1, atoms[2], atoms[1])), ("a",), ("x",))
-        made = [step for step in turning.exchanges(layer, atoms, (0, 2, 1)) if step.blobs]
+        made = [step for step in exchanges.express(layer, atoms, (0, 2, 1)) if step.blobs]
         assert [step.blobs[0].shape for step in made] == [(196, 1, 1, 196)]
         kinds.append(type(made[0].operation))
     assert kinds == [Convolution, Deconvolution]
