@@ -8,9 +8,9 @@ the other conversions are forked from a process that has imported torch already,
 the same of a net, an engine is asked once. A net passes where its answer is within 1e-4 of torch's, of the largest number
 in it; or no farther from torch in double precision than four times what torch itself is.
 
-Caffe is the one that tools/build_pycaffe.sh makes, of the SSD family. Where a dialect's words are not its own, the cell says
-which ("no round_mode"), and the others judge. Nets whose layers make more than 8 GiB, all together, are converted and
-not run.
+Caffe is the one that tools/build_pycaffe.sh makes, of the SSD family. Of bvlc it is given a prototxt in which
+`round_mode: FLOOR` is `ceil_mode: false`, as it calls the same. Where a dialect has layers that an engine lacks, the cell
+says which ("no Clip"), and the others judge. Nets whose layers make more than 8 GiB, all together, are converted and not run.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ CONSUMERS = {
 }
 FORK_LIMIT, OPENCV_LIMIT = 512 << 20, 2**31 - 2  # bytes of a caffemodel; the fork takes more than that as HDF5
 ACTIVATIONS_LIMIT = 8 << 30  # bytes that a net's layers make
-FOREIGN = {("bvlc", "caffe"): ("round_mode", "Clip"), ("ssd", "opencv"): ("Parameter", "Bias")}
-"""Types and fields of a dialect that one of its consumers lacks."""
+FOREIGN = {("bvlc", "caffe"): ("Clip",), ("ssd", "opencv"): ("Parameter", "Bias")}
+"""Types of a dialect that one of its consumers lacks."""
 BACKBONES = "torchvision.models.detection.backbone_utils"
 Result = dict[str, Any]
 
@@ -269,17 +269,23 @@ def convert(net: ZooNet, dialect: str, work: Path, is_timed: bool, answered: dic
     lines = model.with_suffix(".prototxt").read_text().splitlines()
     said = "\n".join(line for line in lines if not line.startswith("#"))
     for engine in CONSUMERS[dialect]:
-        if (said, engine) not in answered:
+        heard = understood(said, engine)
+        if (heard, engine) not in answered:
             reason = skipped(result, said, dialect, engine)
-            answered[said, engine] = {"skipped": reason} if reason else ask(net, dialect, work, model, engine)
-        result[engine] = answered[said, engine]
+            answered[heard, engine] = {"skipped": reason} if reason else ask(net, dialect, work, model, engine)
+        result[engine] = answered[heard, engine]
     model.unlink()
     return result
 
 
+def understood(prototxt: str, engine: str) -> str:
+    """In the words of the Caffe that is asked."""
+    return prototxt.replace("round_mode: FLOOR", "ceil_mode: false") if engine == "caffe" else prototxt
+
+
 def skipped(result: Result, said: str, dialect: str, engine: str) -> str:
     """Why an engine is not asked about a prototxt; "" if it is."""
-    if missing := [word for word in FOREIGN.get((dialect, engine), ()) if f'"{word}"' in said or f"{word}:" in said]:
+    if missing := [word for word in FOREIGN.get((dialect, engine), ()) if f'"{word}"' in said]:
         return f"no {', '.join(missing)}"
     if result["activation_bytes"] > ACTIVATIONS_LIMIT:
         return f"makes {result['activation_bytes'] / 2**30:.0f} GiB"
@@ -293,7 +299,9 @@ def ask(net: ZooNet, dialect: str, work: Path, model: Path, engine: str) -> Resu
         chosen = model.with_suffix(".caffemodel.h5")
         if "failed" in (again := apart(rewritten, net, dialect, work, chosen)):
             return again
-    result = apart(compare, engine, str(model.with_suffix(".prototxt")), str(chosen), work / "truth.npz")
+    prototxt = work / "heard.prototxt"
+    prototxt.write_text(understood(model.with_suffix(".prototxt").read_text(), engine))
+    result = apart(compare, engine, str(prototxt), str(chosen), work / "truth.npz")
     if chosen != model:
         chosen.unlink()
     return result
