@@ -620,6 +620,13 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         )
     ),
     "maxout": fn(lambda x: x.view(-1, 2, 2, 9, 12).max(2)[0].relu()),
+    "products": fn(
+        lambda x: (
+            x.prod(1, keepdim=True) * x.sigmoid() + x.add(1).prod(2)[:, :, None],
+            (x.abs() * 0.2 + 0.9).prod(),
+            (x > -1).prod(3),
+        )
+    ),
     "norms": fn(
         lambda x: (
             x / x.norm(float("inf"), 1, keepdim=True)
@@ -653,6 +660,8 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "silu": module(nn.SiLU),
     "glu": fn(lambda x: F.glu(x, 1) + F.glu(x[:, :2]).sum()),
     "mish": module(nn.Mish),
+    "erf": fn(lambda x: (x.erf(), (x * 0.1).erf(), x * 0.5 * (1 + torch.erf(x / 2**0.5)))),
+    "hyperbolic": fn(lambda x: ((x * 0.1).sinh(), x.sinh() - x.cosh() * 0.5)),
     "gelu": module(nn.GELU),
     "gelu, tanh": module(lambda: nn.GELU("tanh")),
     "hardswish": module(nn.Hardswish),
@@ -755,7 +764,14 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "thresholds": fn(
         lambda x: F.threshold(x, 0.1, 20) * F.threshold(x, -0.1, 0) + F.hardshrink(x) + F.softshrink(x, 0.2)
     ),
-    "signs": fn(lambda x: x.sign() * x.abs().sqrt() + (x.relu() - 0.5).relu().sign()),
+    "signs": fn(
+        lambda x: (
+            x.sign() * x.abs().sqrt()
+            + x.relu().heaviside(torch.tensor(0.3))
+            + torch.fmin(x, x.fmax(x.flip(1)))
+            + (x.relu() - 0.5).relu().sign()
+        )
+    ),
     "a mask as it is": fn(lambda x: x > 0.1),
     "written": fn(_written),
     "written to constants": fn(_filled),

@@ -164,13 +164,13 @@ def _hypot(scope: Scope, x: Operand, other: Operand) -> Value:
     return scope.power(combined(scope, "SUM", squares[0], squares[1], (), "sum"), power=0.5)
 
 
-@operator("maximum", "max.other")
+@operator("maximum", "max.other", "fmax")
 def maximum(scope: Scope, x: Operand, other: Operand) -> Value:
     first, second = activations(scope, (x, other))
     return combined(scope, "MAX", first, second)
 
 
-@operator("minimum", "min.other")
+@operator("minimum", "min.other", "fmin")
 def minimum(scope: Scope, x: Operand, other: Operand) -> Value:
     """-max(-x, -y)"""
     first, second = (scope.power(operand, scale=-1, part="in") for operand in activations(scope, (x, other)))

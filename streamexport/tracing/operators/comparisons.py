@@ -52,6 +52,13 @@ def _sign(scope: Scope, x: Operand) -> Value:
     return scope.eltwise("SUM", larger(scope, x, 0, "above"), larger(scope, 0, x, "below"), (1.0, -1.0))
 
 
+@operator("heaviside")
+def _heaviside(scope: Scope, x: Operand, values: Operand) -> Value:
+    """1 where x > 0, 0 where it is less, else what is given."""
+    zero = negated(scope, different(scope, x, 0, "different"), "zero")
+    return add(scope, larger(scope, x, 0, "above"), multiplied(scope, zero, values))
+
+
 def larger(scope: Scope, x: Operand, y: Operand, part: str = "") -> Value:
     """1 where x > y, else 0."""
     x, y = numbers(x, y)

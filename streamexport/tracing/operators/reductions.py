@@ -16,6 +16,7 @@ from ..operands import Operand, UnsupportedError, Value
 from ..views import View
 from .arithmetic import combined
 from .registry import operator
+from .shapes import cut
 
 Dims = Sequence[int] | int | None
 """Dimensions as torch names them: one, several, or all by None."""
@@ -33,6 +34,24 @@ def _sum(node: Node, x: Operand, dim: Dims = None, keepdim: bool = False, **_: A
             raise UnsupportedError(f"rounds an activation, to torch.{node.dtype}")
         return reduced(node, x, dim, keepdim, "SUM")
     return total(node, node.activation(x), dim, keepdim)
+
+
+@operator("prod", "prod.dim_int")
+def _prod(scope: Scope, x: Operand, dim: int | None = None, keepdim: bool = False, **_: Any) -> Value:
+    """One half of a dimension times the other, until nothing is left to multiply."""
+    x = scope.activation(x)
+    if dim is None:
+        return scope.viewed(_prod(scope, scope.viewed(x, (prod(x.shape),)), 0), ())
+    given = arrange(scope, x, [dim])
+    made, axis, odd = given.value, given.axis(dim), []
+    while (size := made.shape[axis]) > 1:
+        first, second, *others = cut(scope, made, axis, [size // 2] * 2 + [1] * (size % 2))
+        made = scope.eltwise("PROD", first, second)
+        odd += others
+    for other in odd:
+        made = scope.eltwise("PROD", made, other)
+    made = given.back(made)
+    return made if keepdim else _dropped(made, _axes(made, dim))
 
 
 @operator("logsumexp")

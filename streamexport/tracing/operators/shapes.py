@@ -230,7 +230,7 @@ def _split(node: Node, x: Operand, *_: Any, **__: Any) -> list[Value | None]:
     if len(sizes) == 1:
         return [x]
     if len(node.used) == len(sizes):
-        return [*_cut(node, x, axis, sizes)]
+        return [*cut(node, x, axis, sizes)]
     return [
         sliced(node, x, axis, stop - size, stop, 1) if index in node.used else None
         for index, (stop, size) in enumerate(zip(accumulate(sizes), sizes, strict=True))
@@ -241,10 +241,10 @@ def halves(scope: Scope, x: Operand, dim: int) -> list[Value]:
     """Both halves of a dimension."""
     x = scope.activation(x)
     axis = dim % len(x.shape)
-    return _cut(scope, x, axis, [x.shape[axis] // 2] * 2)
+    return cut(scope, x, axis, [x.shape[axis] // 2] * 2)
 
 
-def _cut(scope: Scope, x: Value, dim: int, sizes: Sequence[int]) -> list[Value]:
+def cut(scope: Scope, x: Value, dim: int, sizes: Sequence[int]) -> list[Value]:
     """All parts of these sizes along a dimension."""
     (given,) = arrange_alike(scope, [x])
     points = tuple(accumulate(sizes))[:-1]
