@@ -369,6 +369,30 @@ def _matmul_second(net: Bench, x: Held) -> Held:
     return net.layer(ops.MatMul(True), [y, x], y.value.mT @ x.value)
 
 
+@way("Const", lambda shape: len(shape) == 3)
+def _const(net: Bench, x: Held) -> Held:
+    matrix = net.random((1, 3, x.shape[2]), 5)
+    held = net.layer(ops.Const(tuple(matrix.shape)), [], matrix, [matrix])
+    return net.layer(ops.MatMul(False, True), [x, held], x.value @ matrix.mT)
+
+
+def recurrent(kind: str, recurrence: torch.nn.LSTM | torch.nn.GRU) -> Make:
+    """Of as many numbers as come in."""
+
+    def make(net: Bench, x: Held) -> Held:
+        module = recurrence.to(net.dtype)
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        blobs = [net.random(tuple(getattr(module, name).shape), seed) for seed, name in enumerate(names)]
+        made, _ = torch.func.functional_call(module, dict(zip(names, blobs, strict=True)), (x.value,))
+        return net.layer(ops.Recurrent(4, kind, x.shape), [x], made, blobs)
+
+    return make
+
+
+for _kind, _module in (("lstm", torch.nn.LSTM(4, 4)), ("gru", torch.nn.GRU(4, 4))):
+    way(_kind.upper(), lambda shape: len(shape) == 3 and shape[2] == 4)(recurrent(_kind, _module))
+
+
 @way("Concat", any_rank, "with itself")
 def _twice(net: Bench, x: Held) -> Held:
     made = torch.cat([x.value, x.value], 1)
