@@ -21,7 +21,7 @@ from ..errors import NetError
 from ..net import operations as ops
 from ..net.graph import Layer
 from ..net.operations import Operation
-from ..net.windows import Pair, Window
+from ..net.windows import Sizes, Window
 from .caffe_pb2 import (
     CAFFE,
     ConvolutionParameter,
@@ -149,28 +149,34 @@ def _convolution_said(operation: ops.Convolution | ops.Deconvolution) -> Said:
     said: Said = {"num_output": operation.outputs}
     if not operation.has_bias:
         said["bias_term"] = False
-    sizes = _window_said(window, ("pad", "kernel", "stride"))
-    said |= {name: [size] if name in ("pad", "kernel_size", "stride") else size for name, size in sizes.items()}
-    if window.dilation != (1, 1):
-        first, second = window.dilation
-        said["dilation"] = [first] if first == second else [first, second]
+    if len(window.axes) == 2:
+        sizes = _window_said(window, ("pad", "kernel", "stride"))
+        said |= {name: [size] if name in ("pad", "kernel_size", "stride") else size for name, size in sizes.items()}
+    else:
+        said |= {"pad": window.pad, "kernel_size": window.kernel, "stride": window.stride}
+    if max(window.dilation) > 1:
+        said["dilation"] = window.dilation[:1] if window.dilation == window.dilation[:1] * 2 else window.dilation
     if operation.groups > 1:
         said["group"] = operation.groups
+    if operation.axis != 1:
+        said["axis"] = operation.axis
+    if len(window.axes) > 2:
+        said["engine"] = CAFFE  # cuDNN's layers stop at two
     return {"convolution_param": said}
 
 
 def _convolution_heard(kind: Callable[..., Operation]) -> Callable[[LayerParameter], Operation]:
     def heard(layer: LayerParameter) -> Operation:
         parameters: ConvolutionParameter = layer.convolution_param
-        if parameters.axis not in (1, -3):
-            raise NetError(f"works on axes from {parameters.axis} on; known are 2 axes behind channels")
+        said = parameters.kernel_size, parameters.stride, parameters.pad, parameters.dilation
+        axes = max(2, *map(len, said))
         window = Window.of(
-            _sizes("kernel_size", parameters.kernel_size, _halves(parameters, "kernel")),
-            _sizes("stride", parameters.stride, _halves(parameters, "stride"), 1),
-            _sizes("pad", parameters.pad, _halves(parameters, "pad"), 0, 0),
-            _sizes("dilation", parameters.dilation, None, 1),
+            _sizes("kernel_size", parameters.kernel_size, _halves(parameters, "kernel"), axes=axes),
+            _sizes("stride", parameters.stride, _halves(parameters, "stride"), 1, axes=axes),
+            _sizes("pad", parameters.pad, _halves(parameters, "pad"), 0, 0, axes),
+            _sizes("dilation", parameters.dilation, None, 1, axes=axes),
         )
-        return kind(parameters.num_output, window, parameters.group, parameters.bias_term)
+        return kind(parameters.num_output, window, parameters.group, parameters.bias_term, parameters.axis)
 
     return heard
 
@@ -221,7 +227,7 @@ def _one(parameters: PoolingParameter, name: str) -> tuple[int, ...]:
     return (getattr(parameters, name),) if parameters.HasField(name) else ()
 
 
-def _halves(parameters: Any, name: str) -> Pair | None:
+def _halves(parameters: Any, name: str) -> Sizes | None:
     """What `name`_h and `name`_w say, or None if neither is there."""
     names = f"{name}_h", f"{name}_w"
     if not any(map(parameters.HasField, names)):
@@ -229,16 +235,19 @@ def _halves(parameters: Any, name: str) -> Pair | None:
     return getattr(parameters, names[0]), getattr(parameters, names[1])
 
 
-def _sizes(name: str, sizes: Sequence[int], halves: Pair | None, default: int | None = None, least: int = 1) -> Pair:
-    """Both sizes of a window: two, one for both, one by one (`halves`), or the default."""
+def _sizes(
+    name: str, sizes: Sequence[int], halves: Sizes | None, default: int | None = None, least: int = 1, axes: int = 2
+) -> Sizes:
+    """The sizes of a window for each of its axes: as many, one for all, height and width (`halves`), or the default."""
     if halves is not None and sizes:
         raise NetError(f"gives both {name} and a part of it")
     if halves is None and not sizes and default is not None:
         sizes = (default,)
-    pair = halves or (tuple(sizes) * 2 if len(sizes) == 1 else tuple(sizes))
-    if len(pair) != 2 or min(pair) < least:
-        raise NetError(f"its {name} is {list(pair)}: one or two sizes of at least {least} are needed")
-    return pair[0], pair[1]
+    given = halves or (tuple(sizes) * axes if len(sizes) == 1 else tuple(sizes))
+    if len(given) != axes or min(given) < least:
+        wanted = "two" if axes == 2 else axes
+        raise NetError(f"its {name} is {list(given)}: one or {wanted} sizes of at least {least} are needed")
+    return given
 
 
 def _with_older(pair: _Pair, message: str, older: str) -> _Pair:

@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 from ..caffe.formats import CAFFEMODEL, FORMATS, HDF5, LINKED, Format
 from ..net.graph import Layer
-from ..net.operations import LSTM
+from ..net.operations import LSTM, Deconvolution
 
 FORK_LIMIT = 512 << 20
 """Bytes of the largest file that some forks of Caffe load, those of the SSD family among them."""
 
 SHARED = "shared weights"
 """Blobs that layers have in common by a name. OpenCV does not look for them."""
+VOLUMES = "Deconvolution of volumes"
+"""Caffe's. OpenCV stops at it when it is run."""
 CAFFES = frozenset(
     "AbsVal ArgMax BNLL BatchNorm BatchReindex Bias Concat Convolution Crop Deconvolution Dropout DummyData ELU Eltwise"
     " Embed Exp Filter Flatten Im2col InnerProduct Input LRN LSTM Log MVN PReLU Parameter Pooling Power RNN ReLU Reduction"
     " Reshape SPP Scale Sigmoid Silence Slice Softmax Split TanH Threshold Tile".split()
-) | {SHARED}
+) | {SHARED, VOLUMES}
 """Layers of Caffe 1.0, which its forks have kept."""
 OWN_LSTM = "LSTM of one bottom"
 """OpenCV's. It crashes on Caffe's own, and Caffe on that one: their blobs are others."""
@@ -36,10 +38,17 @@ OPENCVS = frozenset(
 
 def types(layers: Sequence[Layer]) -> set[str]:
     """Of layers, as readers have them or not."""
-    found = {
-        OWN_LSTM if isinstance(layer.operation, LSTM) and len(layer.bottoms) == 1 else layer.type for layer in layers
-    }
+    found = set(map(_type, layers))
     return found | {SHARED} if any(layer.shared for layer in layers) else found
+
+
+def _type(layer: Layer) -> str:
+    operation = layer.operation
+    if isinstance(operation, LSTM) and len(layer.bottoms) == 1:
+        return OWN_LSTM
+    if isinstance(operation, Deconvolution) and len(operation.window.axes) > 2:
+        return VOLUMES
+    return layer.type
 
 
 @dataclass(frozen=True)

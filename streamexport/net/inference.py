@@ -2,8 +2,9 @@
 
     infer(net, shapes of its inputs) -> Steps: its layers in order, each with the shapes of its bottoms, tops and blobs
 
-The rules are Caffe's, written down beside each operation. Refused, though Caffe takes them: convolutions over other than two
-axes or of several bottoms at once, kernels larger than the padded bottom (Caffe takes them if the stride is more than 1),
+The rules are Caffe's, written down beside each operation. Taken, though Caffe refuses them: two sizes that are alike, of a
+window over more axes. Refused, though Caffe takes them: convolutions over more than three axes, with channels
+elsewhere or of several bottoms at once, kernels larger than the padded bottom (Caffe takes them if the stride is more than 1),
 and blobs without elements.
 """
 

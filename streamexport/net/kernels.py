@@ -88,18 +88,23 @@ def symmetric(window: Window, weight: Blob) -> tuple[Window, Blob]:
         offsets.append((most - axis.low) // dilation)
         steps.append(step)
         axes.append(Axis(rooms[-1], axis.stride, most, most, dilation))
-    kernel = weight.shape[-2:]
-    values = Embedded(computed(weight), kernel, tuple(rooms), tuple(offsets), tuple(steps))
-    first, second = axes
-    return Window((first, second)), replace(weight, shape=(*weight.shape[:-2], *rooms), values=values)
+    values = Embedded(computed(weight), window.kernel, tuple(rooms), tuple(offsets), tuple(steps))
+    return Window(tuple(axes)), replace(weight, shape=(*weight.shape[:2], *rooms), values=values)
+
+
+def cropped(window: Window, weight: Blob) -> tuple[Window, Blob]:
+    """A window of a transposed convolution, and its kernel, with a border where OpenCV would not crop what it makes: a single
+    pixel."""
+    if all((axis.kernel, axis.stride) == (1, 1) for axis in window.axes) and any(axis.low for axis in window.axes):
+        return bordered(window, weight)
+    return window, weight
 
 
 def bordered(window: Window, weight: Blob) -> tuple[Window, Blob]:
     """The same with a border of zeros around the kernel, and as much more padding; of a window padded alike."""
-    kernel = weight.shape[-2:]
-    room = (kernel[0] + 2, kernel[1] + 2)
-    values = Embedded(computed(weight), kernel, room, (1, 1))
-    return window.grown(1), replace(weight, shape=(*weight.shape[:-2], *room), values=values)
+    grown, ones = window.grown(1), (1,) * len(window.axes)
+    values = Embedded(computed(weight), window.kernel, grown.kernel, ones, ones)
+    return grown, replace(weight, shape=(*weight.shape[:2], *grown.kernel), values=values)
 
 
 class _OfNothing(Computed):
@@ -173,10 +178,10 @@ class Selected(_OfNothing):
 class Embedded(Computed):
     """Kernels in larger ones that are zero around them and, with steps, between their elements.
 
-    The last two axes of `values`, of shape `kernel`, are laid out in `room`, from `offset` on and `step` apart.
+    The last axes of `values`, of shape `kernel`, are laid out in `room`, from `offset` on and `step` apart.
     """
 
-    def __init__(self, values: Computed, kernel: Shape, room: Shape, offset: Shape, step: Shape = (1, 1)) -> None:
+    def __init__(self, values: Computed, kernel: Shape, room: Shape, offset: Shape, step: Shape) -> None:
         self.values, self.kernel, self.room, self.offset, self.step = values, kernel, room, offset, step
         self.name, self.dtype = values.name, values.dtype
         self.count = values.count // prod(kernel) * prod(room)
@@ -201,8 +206,9 @@ class Embedded(Computed):
         begin, end = self._whole(first, last)
         made = np.zeros((end - begin, *self.room), self.dtype.code)
         kernels = self.values.elements(begin * small, end * small).reshape(end - begin, *self.kernel)
-        rows, columns = (slice(o, o + s * k, s) for o, s, k in zip(self.offset, self.step, self.kernel, strict=True))
-        made[:, rows, columns] = kernels
+        inside = (slice(o, o + s * k, s) for o, s, k in zip(self.offset, self.step, self.kernel, strict=True))
+        places = (slice(None), *inside)
+        made[places] = kernels
         return made.reshape(-1)[first - begin * large : last - begin * large]
 
 

@@ -1,16 +1,17 @@
-"""What slides over the height and width of an image: convolutions' kernels, poolings' windows."""
+"""What slides over an image or a volume: convolutions' kernels, poolings' windows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
+"""One for each axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis of a window that slides over an image; `low` and `high` are the padding before and behind it."""
+    """One axis of a window; `low` and `high` are the padding before and behind it."""
 
     kernel: int
     stride: int = 1
@@ -34,32 +35,33 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What slides over height and width, in this order."""
+    """What slides over (depth,) height and width, in this order."""
 
-    axes: tuple[Axis, Axis]
+    axes: tuple[Axis, ...]
 
     @classmethod
-    def of(cls, kernel: Pair, stride: Pair = (1, 1), pad: Pair = (0, 0), dilation: Pair = (1, 1)) -> Window:
+    def of(cls, kernel: Sizes, stride: Sizes = (), pad: Sizes = (), dilation: Sizes = ()) -> Window:
         """One that pads both sides of an axis alike, as Caffe does."""
-        first, second = (Axis(k, s, p, p, d) for k, s, p, d in zip(kernel, stride, pad, dilation, strict=True))
-        return cls((first, second))
+        ones, zeros = (1,) * len(kernel), (0,) * len(kernel)
+        sizes = zip(kernel, stride or ones, pad or zeros, dilation or ones, strict=True)
+        return cls(tuple(Axis(k, s, p, p, d) for k, s, p, d in sizes))
 
     @property
-    def kernel(self) -> Pair:
-        return self.axes[0].kernel, self.axes[1].kernel
+    def kernel(self) -> Sizes:
+        return tuple(axis.kernel for axis in self.axes)
 
     @property
-    def stride(self) -> Pair:
-        return self.axes[0].stride, self.axes[1].stride
+    def stride(self) -> Sizes:
+        return tuple(axis.stride for axis in self.axes)
 
     @property
-    def pad(self) -> Pair:
+    def pad(self) -> Sizes:
         """Before the image, which is all the padding that is said where both sides have as much."""
-        return self.axes[0].low, self.axes[1].low
+        return tuple(axis.low for axis in self.axes)
 
     @property
-    def dilation(self) -> Pair:
-        return self.axes[0].dilation, self.axes[1].dilation
+    def dilation(self) -> Sizes:
+        return tuple(axis.dilation for axis in self.axes)
 
     @property
     def is_symmetric(self) -> bool:
@@ -68,24 +70,29 @@ class Window:
 
     def grown(self, by: int) -> Window:
         """With a border of so many elements around the kernel, and as much more padding."""
-        first, second = (
-            replace(
-                axis,
-                kernel=axis.kernel + 2 * by,
-                low=axis.low + by * axis.dilation,
-                high=axis.high + by * axis.dilation,
+        return Window(
+            tuple(
+                replace(
+                    axis,
+                    kernel=axis.kernel + 2 * by,
+                    low=axis.low + by * axis.dilation,
+                    high=axis.high + by * axis.dilation,
+                )
+                for axis in self.axes
             )
-            for axis in self.axes
         )
-        return Window((first, second))
+
+    def over(self, count: int) -> Window:
+        """The same over so many axes, if two are alike: that is how sizes are read that are said once, for however many."""
+        first, *others = self.axes
+        return Window((first,) * count) if others == [first] else self
 
 
-def pair(sizes: Sequence[int] | int, rank: int = 2, neutral: int = 0) -> Pair:
-    """What torch gives for each of `rank` dimensions, or once for all, as vertical and horizontal; `neutral` for none."""
-    given = [sizes] if isinstance(sizes, int) else list(sizes)
-    given = given * rank if len(given) == 1 else given
-    first, second = [neutral] * (2 - rank) + given
-    return first, second
+def each(sizes: Sequence[int], rank: int, neutral: int) -> Sizes:
+    """What torch gives for each of `rank` dimensions, or once for all: for each axis, of an image at least; `neutral` for
+    axes that torch does not have."""
+    given = [*sizes] * rank if len(sizes) == 1 else sizes
+    return (*[neutral] * (2 - rank), *given)
 
 
 LONG = 4096

@@ -21,6 +21,8 @@ Nets come with things that not all of them know, and leave in words that the dia
         portable, opencv, ssd  ReLU of what is above it, to the power of next to nothing (the SSD family has it, OpenCV not)
     ArgMax, which is Caffe's
         portable, opencv  by how many come before each element (`passes.ranking`)
+    Deconvolution of volumes, which is Caffe's
+        portable, opencv  Deconvolutions of their planes (`passes.volumes`)
     MatMul, which is OpenCV's
         portable, bvlc, ssd  a convolution with the other activation as its weights, or sums of products (`passes.products`)
     Recurrent, which is nobody's: see `recurrence`
@@ -42,6 +44,7 @@ from ..net.operations import (
     Clip,
     Convolution,
     Crop,
+    Deconvolution,
     Eltwise,
     Gelu,
     MatMul,
@@ -58,7 +61,7 @@ from ..net.operations import (
     Threshold,
 )
 from ..net.windows import Window
-from . import exchanges, products, ranking, recurrence
+from . import exchanges, products, ranking, recurrence, volumes
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -118,6 +121,8 @@ def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Lay
         return [made for step in ranking.ranked(layer, bottoms[0]) for made in _expressed(step, (), dialect)]
     if isinstance(layer.operation, Pooling):
         return list(_pooling(layer, bottoms, dialect))
+    if isinstance(layer.operation, Deconvolution) and len(layer.operation.window.axes) > 2:
+        return [layer] if dialect in ("bvlc", "ssd") else list(volumes.planes(layer, bottoms[0]))
     express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 

@@ -20,7 +20,7 @@ from ..net import operations as ops
 from ..net.operations import Operation, Shape
 from ..net.operations.normalizations import covered
 from ..net.operations.operation import axis_of
-from ..net.windows import Window
+from ..net.windows import ONE_PIXEL, Window
 from .recurrences import gru, lstm
 from .task import Task, empty
 
@@ -40,10 +40,11 @@ def _spread(values: Tensor, axis: int, bottom: Tensor) -> Tensor:
 def _convolution(operation: ops.Convolution, task: Task) -> Tensor:
     top = empty(task.top)
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
+    window = operation.window_over(tuple(task.bottom.shape))
     for first, last, weight in task.parameters.rows(outputs, len(top) * prod(top.shape[2:])):
         start, stop = first // outputs, -(-last // outputs)  # the groups that these outputs belong to
         bottom = task.bottom[:, start * inputs : stop * inputs]
-        _convolve(bottom, weight, operation.window, stop - start, top[:, first:last])
+        _convolve(bottom, weight, window, stop - start, top[:, first:last])
     return _biased(top, task)
 
 
@@ -53,9 +54,10 @@ def _convolve(bottom: Tensor, weight: Tensor, window: Window, groups: int, into:
     torch's own convolution copies all weights into another order first, which took longer than the arithmetic at 7x7.
     """
     pixels, rows = prod(into.shape[2:]), len(weight) // groups
-    is_pointwise = window == Window.of((1, 1))
-    if not is_pointwise and pixels > 2 * rows:
-        into[:] = F.conv2d(bottom, weight, None, window.stride, window.pad, window.dilation, groups)
+    is_pointwise, axes = window == ONE_PIXEL.over(len(window.axes)), len(window.axes)
+    if not is_pointwise and (pixels > 2 * rows or axes != 2):
+        convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+        into[:] = convolve(bottom, weight, None, window.stride, window.pad, window.dilation, groups)
         return
     matrices = weight.view(groups, rows, -1)
     for image, result in zip(bottom, into, strict=True):
@@ -64,12 +66,13 @@ def _convolve(bottom: Tensor, weight: Tensor, window: Window, groups: int, into:
 
 
 def _deconvolution(operation: ops.Deconvolution, task: Task) -> Tensor:
-    window, top = operation.window, torch.zeros(task.top)
+    window, top = operation.window_over(tuple(task.bottom.shape)), torch.zeros(task.top)
+    convolve: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(window.axes) - 1]
     inputs, outputs = task.bottom.shape[1] // operation.groups, task.top[1] // operation.groups
     for first, last, weight in task.parameters.rows(inputs, 1):
         start, stop = first // inputs, -(-last // inputs)
         arguments = (window.stride, window.pad, 0, stop - start, window.dilation)
-        part = F.conv_transpose2d(task.bottom[:, first:last], weight, None, *arguments)
+        part = convolve(task.bottom[:, first:last], weight, None, *arguments)
         top[:, start * outputs : stop * outputs] += part
     return _biased(top, task)
 

@@ -79,7 +79,7 @@ class Scope:
     def convolution(
         self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
     ) -> Value:
-        """A convolution of an image. Padding that differs on two sides becomes zeros in a larger kernel."""
+        """A convolution of an image or a volume. Padding that differs on two sides becomes zeros in a larger kernel."""
         window, weight = kernels.symmetric(window, weight)
         _, channels, *size = x.blob
         if groups == channels == weight.shape[0] and _is_misread(window, size):
@@ -93,9 +93,8 @@ class Scope:
     def deconvolution(
         self, x: Value, weight: Blob, bias: Blob | None, window: Window, groups: int = 1, part: str = ""
     ) -> Value:
-        """A transposed convolution of an image, padded alike on both sides; `weight` has inputs first, as in torch."""
-        if all((axis.kernel, axis.stride) == (1, 1) for axis in window.axes) and any(axis.low for axis in window.axes):
-            window, weight = kernels.bordered(window, weight)  # OpenCV does not crop what a single pixel makes
+        """A transposed one, padded alike on both sides; `weight` has inputs first, as in torch."""
+        window, weight = kernels.cropped(window, weight)
         blobs = (weight,) if bias is None else (weight, bias)
         operation = Deconvolution(weight.shape[1] * groups, window, groups, bias is not None)
         return self.layer(operation, [x], blobs, part)
@@ -215,6 +214,6 @@ def _is_misread(window: Window, size: Sequence[int]) -> bool:
     """Whether OpenCV reads what is not the image, or misses zeros, where a kernel of 3x3 is for one channel each: 4.14 does so
     at a padding of 1, if the kernel is dilated or the image is one pixel high or wide; at more it takes Winograd's way, which
     makes 1e-5 of the zeros around an image."""
-    return all(axis.kernel == 3 for axis in window.axes) and any(
+    return window.kernel == (3, 3) and any(
         axis.low > 1 or (axis.low == 1 and (axis.dilation > 1 or 1 in size)) for axis in window.axes
     )

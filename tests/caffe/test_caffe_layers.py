@@ -38,6 +38,9 @@ SHAPES = {
     "i": (6,),
     "w": (2, 6, 7, 9),
     "tiny": (1, 2, 2, 3),
+    "line": (2, 6, 8),
+    "volume": (2, 6, 5, 4, 7),
+    "deeper": (1, 2, 2, 2, 2, 2),
 }
 
 
@@ -94,6 +97,17 @@ def convolution() -> Iterator[Case]:
     ]
     for kind, window in product(("Convolution", "Deconvolution"), windows):
         yield kind, "w", 1, f"convolution_param {{ num_output: 6 {window} }}"
+    windows = [
+        "kernel_size: 3",
+        "kernel_size: 2 stride: 2 pad: 1 dilation: 2 group: 2",
+        "kernel_size: 3 kernel_size: 1 kernel_size: 2",
+        "kernel_size: 3 pad: 0 pad: 1 pad: 2 bias_term: false",
+        "kernel_size: 2 stride: 1 stride: 2 stride: 3 dilation: 1 dilation: 3 dilation: 2 pad: 1 group: 3 axis: -4",
+        "kernel_size: 2 kernel_size: 3",
+        "kernel_h: 2 kernel_w: 1",
+    ]
+    for kind, bottom, window in product(("Convolution", "Deconvolution"), ("volume", "line"), windows):
+        yield kind, bottom, 1, f"convolution_param {{ num_output: 6 {window} }}"
     yield "Convolution", "w", 1, "convolution_param { kernel_size: 2 }"
     yield "Convolution", "w", 1, "convolution_param { num_output: 2 kernel_size: 9 }"
     yield "Deconvolution", "tiny", 1, "convolution_param { num_output: 2 kernel_size: 1 pad: 2 }"

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import streamexport
 from streamexport.caffe import caffe_pb2, codec
 from streamexport.caffe.prototxt import prototxt
-from streamexport.conversion.consumers import CAFFES, OPENCVS, types
+from streamexport.conversion.consumers import CAFFES, OPENCVS, VOLUMES, types
 from streamexport.errors import NetError
 from streamexport.net import operations as ops
 from streamexport.net.graph import Blob, Layer, Net
@@ -37,6 +37,8 @@ from tests.shared.small_nets import random, weights
 
 IMAGE = (2, 4, 5, 6)
 UNEVEN = Window.of((3, 2), (1, 2), (1, 0), (2, 1))
+VOLUME = (2, 4, 3, 5, 6)
+DEEP = Window.of((2, 3, 1), (1, 2, 3), (1, 0, 0), (1, 1, 2))
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,18 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
         ops.Clip: [ops.Clip(-0.5, 0.75)],
         ops.Concat: [Example(ops.Concat(2), (IMAGE, (2, 4, 1, 6)))],
         ops.Const: [Example(ops.Const((3, 2)), ())],
-        ops.Convolution: [ops.Convolution(6, UNEVEN, 2), ops.Convolution(3, Window.of((1, 1)), has_bias=False)],
+        ops.Convolution: [
+            ops.Convolution(6, UNEVEN, 2),
+            ops.Convolution(3, Window.of((1, 1)), has_bias=False, axis=-3),
+            Example(ops.Convolution(6, DEEP, 2), (VOLUME,)),
+            Example(ops.Convolution(3, Window.of((2, 2, 2), dilation=(2, 2, 2)), has_bias=False), (VOLUME,)),
+        ],
         ops.Crop: [Example(ops.Crop(1, (1, 1, 2)), (IMAGE, (1, 3, 3, 4)))],
         ops.Deconvolution: [
             ops.Deconvolution(6, Window.of((3, 2), (2, 1), (1, 0)), 2),
-            ops.Deconvolution(3, Window.of((2, 2)), has_bias=False),
+            ops.Deconvolution(3, Window.of((2, 2)), has_bias=False, axis=-3),
+            Example(ops.Deconvolution(6, DEEP, 2), (VOLUME,)),
+            Example(ops.Deconvolution(3, Window.of((2, 2, 2)), has_bias=False), (VOLUME,)),
         ],
         ops.Dropout: [ops.Dropout(0.25)],
         ops.DummyData: [
@@ -232,7 +241,7 @@ def only(made: Net, wanted: frozenset[str]) -> Net:
 @pytest.mark.caffe
 def test_shapes_and_numbers_are_caffe_s(tmp_path, side_by_side):
     """Of what Caffe 1.0 and its SSD family have; what one reader alone has is held against torch elsewhere."""
-    made = only(side_by_side, frozenset(KINDS) - {"Clip", "Const", "GRU", "Gelu", "MatMul", "ReLU6"})
+    made = only(side_by_side, frozenset({*KINDS, VOLUMES}) - {"Clip", "Const", "GRU", "Gelu", "MatMul", "ReLU6"})
     assert {layer.type for layer in made.layers} >= CAFFES & set(KINDS)
     text, model, given = write(tmp_path, made)
     (expected,) = caffe_judge.judge(tmp_path)
@@ -262,7 +271,8 @@ def counted_by_torch(step: Step) -> int:
     with FlopCounterMode(display=False) as counter:
         if isinstance(operation, (ops.Convolution, ops.Deconvolution)):
             (x,) = bottoms
-            function = F.conv2d if isinstance(operation, ops.Convolution) else F.conv_transpose2d
+            forward, transposed = (F.conv2d, F.conv_transpose2d) if x.ndim == 4 else (F.conv3d, F.conv_transpose3d)
+            function = forward if isinstance(operation, ops.Convolution) else transposed
             window = operation.window
             sliding = {"stride": window.stride, "padding": window.pad, "dilation": window.dilation}
             function(x, torch.zeros(step.blobs[0]), None, **sliding, groups=operation.groups)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 from google.protobuf import text_format
 
@@ -66,6 +68,44 @@ def test_windows_of_convolutions(parameters, window):
     step = understood("Convolution", f"convolution_param {{ num_output: 4 group: 2 {parameters} }}")
     assert step.layer.operation == Convolution(4, window, 2)
     assert step.blobs == ((4, 3, *window.kernel), (4,))
+
+
+VOLUME = (2, 6, 5, 4, 7)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kernel", "top"),
+    [
+        ("kernel_size: 3", (3, 3, 3), (3, 2, 5)),
+        ("kernel_size: 3 kernel_size: 1 kernel_size: 2 stride: 2", (3, 1, 2), (2, 2, 3)),
+        ("kernel_size: 2 pad: 0 pad: 1 pad: 2 axis: -4", (2, 2, 2), (4, 5, 10)),
+    ],
+)
+def test_windows_of_volumes(parameters, kernel, top):
+    step = understood("Convolution", f"convolution_param {{ num_output: 4 group: 2 {parameters} }}", VOLUME)
+    assert (step.tops, step.blobs) == (((2, 4, *top),), ((4, 3, *kernel), (4,)))
+    assert step.multiply_adds == 2 * prod(top) * 4 * 3 * prod(kernel)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            "kernel_size: 3 kernel_size: 2",
+            r"slides over 2 axes behind channels, its bottom has shape \[2, 6, 5, 4, 7\]",
+        ),
+        ("kernel_size: 1 pad: 1 pad: 1 pad: 1 pad: 1", r"slides over 4 axes behind channels"),
+        (
+            "kernel_size: 1 kernel_size: 1 kernel_size: 1 pad: 1 pad: 1",
+            r"its pad is \[1, 1\]: one or 3 sizes of at least 0",
+        ),
+        ("kernel_size: 1 axis: -3", r"works on axes from -3 on of \[2, 6, 5, 4, 7\]; known is 1"),
+        ("kernel_size: 6", r"its kernel reaches over 6, its bottom with padding is 5"),
+    ],
+)
+def test_windows_that_do_not_fit_volumes_are_refused(parameters, message):
+    with pytest.raises(NetError, match=message):
+        understood("Convolution", f"convolution_param {{ num_output: 4 {parameters} }}", VOLUME)
 
 
 def test_axes_and_sizes_follow_from_the_bottom():

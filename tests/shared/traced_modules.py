@@ -580,9 +580,22 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "volumes": lambda: nn.Sequential(
         *(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d((1, 2, 2))),
         *(nn.Conv3d(4, 6, (3, 2, 3), (2, 1, 2), (2, 0, 1), groups=2), nn.ReLU(), nn.Conv3d(6, 4, (3, 1, 1))),
-        *(nn.Conv3d(4, 4, (1, 2, 3), padding="same", dilation=(1, 2, 1)), nn.ELU()),
-        *(nn.ConvTranspose3d(4, 3, 2, 2), nn.Flatten(), nn.Linear(288, 5)),
+        *(nn.Conv3d(4, 4, (1, 2, 3), padding="same", dilation=(1, 2, 1)), nn.ELU(), nn.Flatten(), nn.Linear(48, 5)),
     ),
+    "volumes, each channel": lambda: nn.Sequential(
+        *(
+            nn.Conv3d(2, 6, 3, 1, 1, groups=2),
+            nn.Conv3d(6, 6, (3, 1, 3), (1, 2, 1), (2, 0, 1), 2, groups=6, bias=False),
+        ),
+        *(nn.BatchNorm3d(6), nn.Hardtanh(), nn.Conv3d(6, 2, 1)),
+    ),
+    "volumes, transposed": lambda: nn.Sequential(
+        *(nn.ConvTranspose3d(2, 4, 2, 2), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 4, 2, 2)),
+        *(nn.ConvTranspose3d(4, 6, (3, 4, 3), (1, 2, 2), (1, 1, 0), (0, 1, 1), 2, dilation=(2, 1, 1)), nn.PReLU()),
+        *(nn.ConvTranspose3d(6, 3, (2, 1, 3), (3, 2, 1), (1, 0, 2), bias=False), nn.Sigmoid()),
+        *(nn.ConvTranspose3d(3, 2, 1, padding=1), nn.Tanh()),
+    ),
+    "volumes, transposed, batch of two": lambda: nn.ConvTranspose3d(2, 2, 3, 2, 1),
     "volumes, batch of two": lambda: nn.Sequential(nn.Conv3d(2, 3, (2, 3, 1), (1, 2, 1)), nn.AdaptiveAvgPool3d(1)),
     "pooled volumes": fn(
         lambda x: (
@@ -853,6 +866,9 @@ SHAPES = {
     "sequence": (1, 4, 15),
     "volumes": (1, 2, 5, 8, 9),
     "volumes, batch of two": (2, 2, 5, 8, 9),
+    "volumes, each channel": (1, 2, 5, 8, 9),
+    "volumes, transposed": (1, 2, 3, 4, 5),
+    "volumes, transposed, batch of two": (2, 2, 3, 4, 5),
     "adaptive average of a sequence": (1, 4, 15),
     "class token, batch of two": (2, 4, 9, 12),
     "sequence first": (1, 4, 15),

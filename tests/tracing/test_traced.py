@@ -33,6 +33,8 @@ from tests.shared.traced_modules import MODULES
 
 FILE = ROOT / "tests" / "shared" / "traced_modules.py"
 TOLERANCE = 1e-5  # of the largest number
+CAFFE_S = {"volumes, transposed", "volumes, transposed, batch of two"}
+"""Modules whose words in dialect ssd are Caffe's alone."""
 
 
 @contextmanager
@@ -91,6 +93,9 @@ def test_opencv_and_stream_compute_what_torch_computes(tmp_path, name):
     for dialect in ("portable", "ssd"):
         made = Converted(tmp_path / dialect, name, dialect=dialect)
         made.assert_agrees(made.stream())
+        if dialect == "ssd" and name in CAFFE_S:
+            assert any(note.startswith("OpenCV 4 lacks") for note in made.plan.notes)
+            continue
         found = [opencv_logits(made.prototxt, made.model, made.image, output) for output in made.outputs]
         made.assert_agrees([a.reshape(b.shape) for a, b in zip(found, made.expected, strict=True)])
 

@@ -9,32 +9,39 @@ from typing import ClassVar
 
 from ...errors import NetError
 from ..windows import Window
-from .operation import Count, Merge, Operation, Shape, axis_of
+from .operation import Count, Merge, Operation, Shape, axis_of, check_rank
 
 
 @dataclass(frozen=True, slots=True)
 class _Sliding(Operation):
-    """A kernel over height and width, of so many groups of channels."""
+    """A kernel over all axes behind the channels, which are axis 1, of so many groups of these."""
 
     outputs: int
     window: Window
     groups: int = 1
     has_bias: bool = True
+    axis: int = 1
 
     def _blobs(self, weight: Shape) -> tuple[Shape, ...]:
         return (weight, (self.outputs,)) if self.has_bias else (weight,)
 
-    def _check(self, bottom: Shape) -> None:
-        if len(bottom) != 4:
-            raise NetError(f"works on axes from 1 on of {list(bottom)}; known are 2 axes behind channels")
+    def window_over(self, bottom: Shape) -> Window:
+        """What slides over this bottom: sizes said once are for all of its axes."""
+        check_rank(bottom, 3, 5)
+        if axis_of(self.axis, len(bottom)) != 1:
+            raise NetError(f"works on axes from {self.axis} on of {list(bottom)}; known is 1")
+        window = self.window.over(len(bottom) - 2)
+        if len(window.axes) != len(bottom) - 2:
+            raise NetError(f"slides over {len(window.axes)} axes behind channels, its bottom has shape {list(bottom)}")
         outputs, groups = self.outputs, self.groups
         if not outputs or not groups or bottom[1] % groups or outputs % groups:
             raise NetError(f"has {bottom[1]} inputs, {outputs} outputs, {groups} groups")
+        return window
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution(_Sliding):
-    """Weights (outputs, inputs / groups, height, width), and a bias for each output."""
+    """Weights (outputs, inputs / groups, (depth,) height, width), and a bias for each output."""
 
     large_blobs: ClassVar[int] = 1
     merges_rightly: ClassVar[bool] = True
@@ -48,17 +55,17 @@ class Convolution(_Sliding):
         return True
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
-        self._check(bottoms[0])
+        axes = self.window_over(bottoms[0]).axes
         batch, _, *size = bottoms[0]
-        for pixels, axis in zip(size, self.window.axes, strict=True):
+        for pixels, axis in zip(size, axes, strict=True):
             padded = pixels + axis.low + axis.high
             if axis.extent > padded:
                 raise NetError(f"its kernel reaches over {axis.extent}, its bottom with padding is {padded}")
-        sizes = (axis.convolved(pixels) for pixels, axis in zip(size, self.window.axes, strict=True))
+        sizes = (axis.convolved(pixels) for pixels, axis in zip(size, axes, strict=True))
         return ((batch, self.outputs, *sizes),)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        return self._blobs((self.outputs, bottoms[0][1] // self.groups, *self.window.kernel))
+        return self._blobs((self.outputs, bottoms[0][1] // self.groups, *self.window_over(bottoms[0]).kernel))
 
     def positions(self, bottoms: Sequence[Shape]) -> int:
         batch, _, *size = self.top_shapes(bottoms, 1)[0]
@@ -67,16 +74,16 @@ class Convolution(_Sliding):
 
 @dataclass(frozen=True, slots=True)
 class Deconvolution(_Sliding):
-    """A transposed convolution: weights (inputs, outputs / groups, height, width), and a bias for each output."""
+    """A transposed convolution: weights (inputs, outputs / groups, (depth,) height, width), and a bias for each output."""
 
     def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
-        self._check(bottoms[0])
+        axes = self.window_over(bottoms[0]).axes
         batch, _, *size = bottoms[0]
-        sizes = (axis.transposed(pixels) for pixels, axis in zip(size, self.window.axes, strict=True))
+        sizes = (axis.transposed(pixels) for pixels, axis in zip(size, axes, strict=True))
         return ((batch, self.outputs, *sizes),)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
-        return self._blobs((bottoms[0][1], self.outputs // self.groups, *self.window.kernel))
+        return self._blobs((bottoms[0][1], self.outputs // self.groups, *self.window_over(bottoms[0]).kernel))
 
     def positions(self, bottoms: Sequence[Shape]) -> int:
         batch, _, *size = bottoms[0]

@@ -23,7 +23,6 @@ from . import (
     reductions,
     resizing,
     shapes,
-    volumes,
 )
 from .registry import operator
 
@@ -52,5 +51,4 @@ __all__ = [
     "reductions",
     "resizing",
     "shapes",
-    "volumes",
 ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...net.graph import Blob, computed
 from ...net.kernels import Embedded
 from ...net.operations import InnerProduct
-from ...net.windows import Axis, Window, pair
+from ...net.windows import Axis, Sizes, Window, each
 from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
@@ -16,7 +16,7 @@ from ..views import View
 from .registry import operator
 
 
-@operator("conv2d", "conv2d.padding", "conv1d", "conv1d.padding")
+@operator("conv2d", "conv2d.padding", "conv1d", "conv1d.padding", "conv3d", "conv3d.padding")
 def _conv(
     scope: Scope,
     x: Operand,
@@ -31,16 +31,16 @@ def _conv(
     rank = _rank(weight)
     image, before = _image(scope, x, rank)
     kernel = _blob(scope, weight, rank)
-    steps = (pair(stride, rank, 1), pair(dilation, rank, 1))
+    steps = (each(stride, rank, 1), each(dilation, rank, 1))
     lows, highs = _padding(padding, kernel.shape[2:], steps[1], rank)
-    axes = [
+    axes = (
         Axis(size, step, low + pad[0], high + pad[1], reach)
         for size, step, reach, low, high, pad in zip(kernel.shape[2:], *steps, lows, highs, before, strict=True)
-    ]
-    return _of_rank(scope.convolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), x, rank)
+    )
+    return _of_rank(scope.convolution(image, kernel, _bias(scope, bias), Window(tuple(axes)), groups), x, rank)
 
 
-@operator("conv_transpose2d.input", "conv_transpose1d")
+@operator("conv_transpose2d.input", "conv_transpose1d", "conv_transpose3d.input")
 def _conv_transpose(
     scope: Scope,
     x: Operand,
@@ -59,17 +59,17 @@ def _conv_transpose(
     if any(map(any, before)):
         image = scope.activation(x)
     kernel = _blob(scope, weight, rank)
-    added, reaches = pair(output_padding, rank, 0), pair(dilation, rank, 1)
+    added, reaches = each(output_padding, rank, 0), each(dilation, rank, 1)
     axes, rooms = [], []
     for size, step, pad, more, reach in zip(
-        kernel.shape[2:], pair(stride, rank, 1), pair(padding, rank, 0), added, reaches, strict=True
+        kernel.shape[2:], each(stride, rank, 1), each(padding, rank, 0), added, reaches, strict=True
     ):
         rooms.append(reach * (size - 1) + 1 + more)
         axes.append(Axis(rooms[-1], step, pad, pad))
     if tuple(rooms) != kernel.shape[2:]:
-        values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0, 0), reaches)
+        values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0,) * len(rooms), reaches)
         kernel = replace(kernel, shape=(*kernel.shape[:2], *rooms), values=values)
-    return _of_rank(scope.deconvolution(image, kernel, _bias(scope, bias), Window((axes[0], axes[1])), groups), x, rank)
+    return _of_rank(scope.deconvolution(image, kernel, _bias(scope, bias), Window(tuple(axes)), groups), x, rank)
 
 
 @operator("linear")
@@ -87,13 +87,13 @@ def linear(scope: Scope, x: Operand, weight: Operand, bias: Operand | None = Non
 
 
 def _of_rank(image: Value, x: Operand, rank: int) -> Value:
-    """An image as torch has it, a sequence if it slides over one dimension; without a batch, if `x` has none."""
-    shape = (*image.blob[:2], *image.blob[4 - rank :])
+    """An image or a volume as torch has it, a sequence if it slides over one dimension; without a batch, if `x` has none."""
+    shape = (*image.blob[:2], *image.blob[-rank:])
     return replace(image, view=View.of(shape[rank + 2 - len(x.shape) :] if isinstance(x, Value) else shape))
 
 
 def _image(scope: Scope, x: Operand, rank: int) -> tuple[Value, list[tuple[int, int]]]:
-    """An operand as an image, and the zeros that are to be put around it, before and behind, by axis."""
+    """An operand as an image or a volume, and the zeros that are to be put around it, before and behind, by axis."""
     if not isinstance(x, Value):
         raise UnsupportedError("takes a constant where only activations can be")
     above, below, left, right = x.padding
@@ -102,11 +102,11 @@ def _image(scope: Scope, x: Operand, rank: int) -> tuple[Value, list[tuple[int, 
     image = scope.reshaped(bare, (batch, channels, *([1] * (2 - rank)), *size))
     if rank == 1 and (above or below):
         raise UnsupportedError("pads channels")
-    return image, [(above, below), (left, right)]
+    return image, [*[(0, 0)] * (rank - 2), (above, below), (left, right)]
 
 
 def _blob(scope: Scope, weight: Operand, rank: int) -> Blob:
-    """Weights with two axes behind the channels."""
+    """Weights with two axes or three behind the channels."""
     shape = weight.shape if isinstance(weight, Constant) else ()
     return scope.blob(weight, (*shape[:2], *([1] * (2 - rank)), *shape[2:]))
 
@@ -122,10 +122,9 @@ def _bias(scope: Scope, bias: Operand | None) -> Blob | None:
 
 def _padding(
     padding: Sequence[int] | str, kernel: Sequence[int], dilation: Sequence[int], rank: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+) -> tuple[Sizes, Sizes]:
     """Zeros before and behind, by axis. "same" puts the odd one behind."""
     if not isinstance(padding, str):
-        return (pair(padding, rank, 0),) * 2
+        return (each(padding, rank, 0),) * 2
     total = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    lows, highs = ([t // 2 for t in total], [t - t // 2 for t in total])
-    return (lows[0], lows[1]), (highs[0], highs[1])
+    return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
