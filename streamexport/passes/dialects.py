@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from ..errors import NetError
 from ..net import kernels
@@ -61,7 +62,7 @@ from ..net.operations import (
     Threshold,
 )
 from ..net.windows import Window
-from . import exchanges, products, ranking, recurrence, volumes
+from . import exchanges, naming, products, ranking, recurrence, volumes
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -73,7 +74,7 @@ def express(net: Net, dialect: str) -> Net:
         raise refused
     layers: list[Layer] = []
     renamed: dict[str, str] = {}
-    shapes = _shapes(net.layers)
+    shapes, names = _shapes(net.layers), naming.taken(net)
     multiplied = [layer for layer in net.layers if isinstance(layer.operation, MatMul)]
     said = [
         products.note(multiplied, [[shapes.get(name, ()) for name in layer.bottoms] for layer in multiplied], dialect),
@@ -82,7 +83,7 @@ def express(net: Net, dialect: str) -> Net:
     for layer in net.layers:
         bottoms = [shapes.get(bottom, ()) for bottom in layer.bottoms]
         layer = replace(layer, bottoms=tuple(renamed.get(bottom, bottom) for bottom in layer.bottoms))
-        made = _expressed(layer, bottoms, dialect)
+        made = naming.unlike(layer, partial(_expressed, bottoms=bottoms, dialect=dialect), names)
         if not isinstance(layer.operation, Recurrent):  # whose tops are called as they were
             if made[-1].tops != layer.tops:
                 renamed[layer.tops[0]] = made[-1].tops[0]

@@ -15,6 +15,7 @@ from ..net import kernels
 from ..net.graph import Layer, Net
 from ..net.operations import Const, Convolution, InnerProduct, MatMul, Merge, Reshape, Scale
 from ..net.windows import ONE_PIXEL
+from . import naming
 
 POSITIONS, WEIGHTS = 128, 65536
 """From how many on it takes less time: pixels or tokens, and weights."""
@@ -26,11 +27,12 @@ def multiply(net: Net) -> Net:
     if not any(isinstance(layer.operation, MatMul) for layer in net.layers):
         return net
     consumers = net.consumers
+    names = naming.taken(net)
     layers: list[Layer] = []
     for layer in net.layers:
         behind = [reader for top in layer.tops for reader in consumers.get(top, ())]
         merges = any(reader.operation.merged_as(len(reader.bottoms)) == Merge.CHANNELS for reader in behind)
-        layers += _multiplied(layer) if _is_large(layer) and not merges else [layer]
+        layers += naming.unlike(layer, _multiplied, names) if _is_large(layer) and not merges else [layer]
     return net.with_layers(tuple(layers))
 
 

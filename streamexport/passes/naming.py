@@ -8,12 +8,40 @@ classic   the names of the prototxts published for these nets: conv1, batch_norm
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain, count
 
 from ..net.graph import Layer, Net
 from ..net.operations import BatchNorm, Crop, Input, Pooling, Scale, Softmax
 
 STYLES = ("torch", "classic")
+
+
+def taken(net: Net) -> set[str]:
+    """What layers and tops are called."""
+    return {name for layer in net.layers for name in (layer.name, *layer.tops)}
+
+
+def unlike(layer: Layer, become: Callable[[Layer], Iterable[Layer]], names: set[str]) -> list[Layer]:
+    """What a layer becomes, of which nothing new is called like what is there: `names`, which gets the new ones, too."""
+    given = {f"\0{place}": bottom for place, bottom in enumerate(layer.bottoms)}  # told apart from all that is made
+    steps = list(become(replace(layer, bottoms=tuple(given))))
+    called = given | {name: name for name in (layer.name, *layer.tops)}
+    for name in (name for step in steps for name in (step.name, *step.tops)):
+        if name not in called:
+            free = chain((name,), (f"{name}_{number}" for number in count(2)))
+            called[name] = next(other for other in free if other not in names)
+            names.add(called[name])
+    return [
+        replace(
+            step,
+            name=called[step.name],
+            bottoms=tuple(called[bottom] for bottom in step.bottoms),
+            tops=tuple(called[top] for top in step.tops),
+        )
+        for step in steps
+    ]
 
 
 def rename(net: Net, style: str) -> Net:

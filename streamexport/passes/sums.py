@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from ..net.graph import Layer, Net
 from ..net.operations import Flatten, Operation, Pooling, Power, Reshape, Scale, Shape, Softmax
 from ..net.windows import LONG, Window
+from . import naming
 
 MOST = 256
 """Elements of a step. For equal ones, the worst there are, three such steps come to 1e-5 of them."""
@@ -33,14 +35,15 @@ AVERAGE = Pooling("AVE")
 def shorten(net: Net) -> Net:
     """The net with averages of more than LONG elements taken in steps, where the shapes of their bottoms are known."""
     shapes: dict[str, Shape] = {}
+    names = naming.taken(net)
     layers: list[Layer] = []
     for layer in net.layers:
         operation = layer.operation
         bottom = shapes.get(layer.bottoms[0]) if layer.bottoms else None
         if isinstance(operation, Pooling) and operation.method == "AVE" and bottom is not None:
-            layers += _shortened(layer, operation, bottom)
+            layers += naming.unlike(layer, partial(_shortened, pooling=operation, bottom=bottom), names)
         elif isinstance(operation, Softmax) and bottom is not None:
-            layers += _normalised(layer, operation.axis, bottom)
+            layers += naming.unlike(layer, partial(_normalised, axis=operation.axis, shape=bottom), names)
         else:
             layers.append(layer)
         shapes.update(zip(layer.tops, layer.shapes, strict=False))
