@@ -57,6 +57,11 @@ class Builder:
         if (draft := self._makers.get(value.top)) is not None:
             draft.layer = replace(draft.layer, origin=draft.layer.origin or call)
 
+    def maker(self, top: str) -> Layer | None:
+        """The layer whose first top that is; None for inputs."""
+        draft = self._makers.get(top)
+        return None if draft is None else draft.layer
+
     def finished(self) -> tuple[tuple[Layer, ...], dict[str, str]]:
         """The inputs' layers and those behind them with their names, and the tops by what they were called meanwhile.
 

@@ -162,12 +162,13 @@ class Scope:
         return Blob(shape, Literal(values.tobytes()), origin=constant.origin)
 
     def _pad(self, x: Value) -> Value:
-        """Zeros around an image: a convolution of each channel with a single one."""
+        """Zeros around an image or a sequence: a convolution of each channel with a single one."""
         above, below, left, right = x.padding
-        x = self.image(replace(x, padding=(0, 0, 0, 0)))
-        channels = x.blob[1]
+        batch, channels, *size = x.view.shape
+        image = self.reshaped(replace(x, padding=(0, 0, 0, 0)), (batch, channels, *[1] * (2 - len(size)), *size))
         window = Window((Axis(1, low=above, high=below), Axis(1, low=left, high=right)))
-        return self.convolution(x, kernels.filled((channels, 1, 1, 1), 1), None, window, channels, "pad")
+        made = self.convolution(image, kernels.filled((channels, 1, 1, 1), 1), None, window, channels, "pad")
+        return replace(made, view=View.of(x.shape))
 
     def _permute(self, x: Value) -> Value:
         """What a view says, as a layer that `passes.dialects` puts into the words of each dialect."""

@@ -215,7 +215,9 @@ class _Walk:
         except Error:
             self.refused.add(node.name)
             raise
-        except Exception as error:  # nobody expected it
+        except Exception as error:  # nobody expected it, unless of what stands in place of what was refused
+            if node in self.unmade:
+                return _placeholders(node)
             self.refused.add(node.name)
             place = f"{ends.called(node)} ({ends.place(node)})"
             if name in self.own:

@@ -68,6 +68,21 @@ class Masked(nn.Module):
         return torch.cat(made, -1)
 
 
+class Hiding(nn.Module):
+    """Masks of truth values that are computed; one hides all keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        masks = (x.mean(2) > 0, x[..., :6] > x[..., 2:], x.amax(2) > 9)
+        shapes = ((len(x), 1, 6), (len(x), 6, 6), (len(x), 1, 6))
+        made = [F.scaled_dot_product_attention(x, x, x, mask.view(s)) for mask, s in zip(masks, shapes, strict=True)]
+        return torch.cat(made, -1)
+
+
 class ByHand(nn.Module):
     """A causal mask that scores are filled by, and one that is made of the image's own zeros."""
 
@@ -242,6 +257,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
     "attention, wide": (Wide, (1, 256, 8, 16)),
     "masks": (Masked, (2, 6, 8)),
+    "masks of activations": (Hiding, (2, 6, 8)),
     "masks by hand": (ByHand, (1, 6, 8)),
     "grouped queries": (Grouped, (2, 9, 8)),
     "multi-head": (lambda: MultiHead(False, batch_first=True), (2, 6, 8)),

@@ -42,6 +42,12 @@ class Residual(nn.Module):
         return self.relu(y)
 
 
+def written_into_infinity(x: Tensor) -> Tensor:
+    made = torch.full_like(x, -float("inf"))
+    made[:, :, ::2] = x[:, :, ::2]
+    return made.softmax(2)
+
+
 class SqueezeExcitation(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -436,6 +442,14 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "pad by less than nothing": fn(
         lambda x: F.pad(x, (-1, 2, 0, -3)) * F.pad(F.pad(x, (-1, 0)), (2, 0, -3, 0, 0, 0), value=0.5)
     ),
+    "pad sequences alone": fn(lambda x: F.conv_transpose1d(F.pad(x.flatten(2), (1, 2)), torch.ones(4, 2, 3)).relu()),
+    "pad any dimension": fn(
+        lambda x: (
+            F.pad(x.view(1, 4, 3, 3, 12), (1, 0, 2, 1, 0, 1, 1, 0), value=0.5).sum(2)
+            + F.pad(x.flatten(1), (200, 118)).view(1, 5, 10, 15)[:, :, :6, :13]
+            + F.pad(x, (1, 0, 0, 2, 1, 0))[:, :, :6]
+        )
+    ),
     "pad circular": module(lambda: nn.CircularPad2d((2, 1, 0, 3))),
     "pad reflection of sequences": fn(lambda x: F.pad(x.flatten(1, 2), (3, 1), "reflect").square()),
     "pad replication of volumes": fn(
@@ -448,7 +462,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "upper triangle": fn(lambda x: x[(..., *torch.triu_indices(6, 7, 1))].sigmoid()),
     "windows cut out": fn(lambda x: F.unfold(x, (3, 2), padding=1, stride=(1, 2)).softmax(1)),
     "windows along a dimension": fn(
-        lambda x: x.unfold(3, 4, 3).tanh().mean(-1) * x.unfold(1, 3, 1).sum((1, 4))[:, None, :, :3]
+        lambda x: x.unfold(3, 4, 3).tanh().mean(-1) * x.unfold(-3, 3, 1).sum((1, 4))[:, None, :, :3]
     ),
     "picked from a column": fn(lambda x: F.pad(x.mean(3, keepdim=True).flip(2), (0, 0, 2, 0), "circular")),
     "diagonals": fn(lambda x: x.diagonal(1, 2, 3) + x.diagonal(-2, 3, 2)[..., :1]),
@@ -773,6 +787,15 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
             + x.masked_fill(x < x.mean(1, keepdim=True) - 0.1, -float("inf")).softmax(1)
         )
     ),
+    "no number where it is not chosen": fn(
+        lambda x: (
+            torch.where(x > 0, x.log(), x * 0.1)
+            + torch.where(x.relu() > 0, 0.1 / (x.relu() + x.relu()), 0.0).clamp(max=2.0)
+            + torch.where(x > 0, x, (500 * x).exp() - 1).masked_fill(x <= 0.3, 0.2)
+            + torch.where(x.mT > 0, x.mT, x.mT.exp().log2()).mT
+        )
+    ),
+    "infinite but where it is written": fn(written_into_infinity),
     "infinite where it is not chosen": fn(lambda x: torch.where(x > 0, x, float("inf")).amin(1) + x.mean(1)),
     "thresholds": fn(
         lambda x: F.threshold(x, 0.1, 20) * F.threshold(x, -0.1, 0) + F.hardshrink(x) + F.softshrink(x, 0.2)
@@ -827,6 +850,15 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "linear": fn(lambda x: F.interpolate(x.flatten(2), scale_factor=0.3, mode="linear")),
     "bicubic": fn(lambda x: F.interpolate(x, size=(13, 7), mode="bicubic")),
     "bicubic, aligned": fn(lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic", align_corners=True)),
+    "factors that leave the size": fn(
+        lambda x: (
+            F.interpolate(x[:, :, :5, :5], scale_factor=1.1, mode="bilinear", antialias=True)
+            + F.interpolate(x[:, :, None, :5, :5].repeat(1, 1, 3, 1, 1), scale_factor=1.1, mode="trilinear").sum(2)
+            + F.interpolate(
+                x.view(1, 4, 3, 3, 12), scale_factor=(2, 1.5, 0.5), mode="trilinear", align_corners=True
+            ).mean()
+        )
+    ),
     "bilinear, antialiased": fn(lambda x: F.interpolate(x, size=(4, 15), mode="bilinear", antialias=True)),
     "bicubic, antialiased": fn(lambda x: F.interpolate(x, scale_factor=0.6, mode="bicubic", antialias=True)),
     "bilinear, smaller": fn(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear")),
@@ -856,12 +888,32 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "constants beside activations": fn(
         lambda x: torch.maximum(torch.stack((x, torch.ones(1, 4, 9, 12)), 1).flatten(1, 2), torch.linspace(-1, 1, 12))
     ),
+    "constants of more dimensions": fn(
+        lambda x: (
+            x.mean((2, 3)) * torch.full((1, 1, 1, 1), 2.0)
+            + torch.full((1, 1, 1), 3.0)
+            + (x.mean((2, 3)) > torch.full((1, 1, 1), 0.1))
+            * x.mean((2, 3)).maximum(torch.arange(4).view(1, 1, 4) - 1.5)
+            + F.prelu(x.mean((1, 2, 3)), torch.tensor([0.2]))
+        )
+    ),
+    "constants beside means, batch of two": fn(
+        lambda x: torch.cat([x.mean().view(1), x.amax((0, 2, 3)), torch.linspace(-1, 1, 3)])
+    ),
+    "limits that cross": fn(lambda x: torch.clamp(x, torch.tensor(0.5), torch.linspace(-1, 1, 12))),
+    "nothing joined, nothing written": fn(
+        lambda x: torch.cat([x.new_zeros(1, 0, 9, 12), x, torch.zeros(0)], 1).slice_scatter(
+            torch.zeros(1, 0, 9, 12), 1, 2, 2
+        )
+    ),
+    "called alike": fn(lambda x: x[:, :1] @ x.mT + F.interpolate(x, (67, 67)).var((2, 3), keepdim=True, correction=0)),
     "without a batch": fn(
         lambda x: F.linear(x[0].softmax(0) + x.mean((0, 2, 3))[:, None, None], torch.ones(5, 12)) * x[0].amax(0)[:, :1]
     ),
     "a number": fn(lambda x: x.mean()),
 }
 SHAPES = {
+    "constants beside means, batch of two": (2, 4, 3, 3),
     "pad by two, exactly": (1, 4, 14, 14),
     "sequence": (1, 4, 15),
     "volumes": (1, 2, 5, 8, 9),

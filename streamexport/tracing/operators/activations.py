@@ -12,7 +12,7 @@ from ..arranged import arrange
 from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
-from .arithmetic import maximum, minimum
+from .arithmetic import maximum, minimum, numbers
 from .reductions import whole_columns
 from .registry import operator
 from .shapes import halves
@@ -32,9 +32,10 @@ def _leaky_relu(scope: Scope, x: Operand, negative_slope: float = 0.01) -> Value
 def _prelu(scope: Scope, x: Operand, weight: Operand) -> Value:
     """A slope for each channel. One for all is repeated: OpenCV does not know Caffe's way of saying so."""
     x = scope.activation(x)
-    channels = x.shape[1]
+    shape = x.shape + (1,) * (2 - len(x.shape))
+    channels = shape[1]
     # Caffe takes no more than four dimensions.
-    image = scope.reshaped(x, x.shape if len(x.shape) < 5 else (*x.shape[:2], 1, prod(x.shape[2:])))
+    image = scope.reshaped(x, shape if len(shape) < 5 else (*shape[:2], 1, prod(shape[2:])))
     if isinstance(weight, Constant) and weight.count == 1:
         blob = replace(kernels.filled((channels,), weight.number()), origin=weight.origin)
     else:
@@ -160,12 +161,14 @@ def _relu6(scope: Scope, x: Operand) -> Value:
 
 @operator("clamp", "clamp.Tensor", "clip", "clip.Tensor")
 def _clamp(scope: Scope, x: Operand, min: Any = None, max: Any = None) -> Value:  # noqa: A002
-    low, high = (limit.number() if isinstance(limit, Constant) and limit.count == 1 else limit for limit in (min, max))
-    for limit, limited in ((low, maximum), (high, minimum)):
-        if isinstance(limit, (Value, Constant)):
-            x = limited(scope, x, limit)
-    low, high = (None if isinstance(limit, (Value, Constant)) else limit for limit in (low, high))
-    return clipped(scope, x, low, high)
+    """Where the lower limit is above the upper one, torch returns the upper one."""
+    _, low, high = numbers(scope.activation(x), min, max)
+    if not isinstance(low, (Value, Constant)) and not isinstance(high, (Value, Constant)):
+        return clipped(scope, x, low, high)
+    for limit, limited, limits in ((low, maximum, (low, None)), (high, minimum, (None, high))):
+        is_tensor = isinstance(limit, (Value, Constant))
+        x = limited(scope, x, limit) if is_tensor else clipped(scope, x, *limits)
+    return scope.activation(x)
 
 
 @operator("clamp_min", "clamp_min.Tensor")

@@ -178,8 +178,11 @@ def minimum(scope: Scope, x: Operand, other: Operand) -> Value:
 
 
 def numbers(*operands: Operand) -> tuple[Operand, ...]:
-    """Operands, single constants as numbers."""
-    return tuple(x.number() if isinstance(x, Constant) and x.count == 1 else x for x in operands)
+    """Operands, single constants as numbers, unless they have more dimensions than the others, who get them, too."""
+    rank = max(len(x.shape) for x in operands if isinstance(x, Value))
+    return tuple(
+        x.number() if isinstance(x, Constant) and x.count == 1 and len(x.shape) <= rank else x for x in operands
+    )
 
 
 def _number(x: Operand) -> float:
@@ -225,6 +228,9 @@ def _product(scope: Scope, x: Value, y: Value) -> Value:
 def _with_constant(scope: Scope, x: Value, constant: Constant, is_weight: bool) -> Value:
     """Times a constant, or plus one, that covers dimensions which follow each other: a Scale."""
     x = broadcast(scope, scope.activation(x), common(x.shape, constant.shape))
+    if constant.count == 1:
+        number = constant.number()
+        return scope.power(x, scale=number) if is_weight else scope.power(x, shift=number)
     own = (1,) * (len(x.shape) - len(constant.shape)) + constant.shape
     given = arrange(scope, x, [axis for axis, size in enumerate(own) if size != 1])
     constant = given.turned(replace(constant, shape=own))

@@ -9,7 +9,7 @@ from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape
 from .arithmetic import add
-from .choosing import chosen, plain
+from .choosing import chosen, finite, plain
 from .indexing import picked, places_of
 from .registry import operator
 from .resizing import padded
@@ -96,9 +96,11 @@ def _viewed(scope: Scope, x: Operand, shape: Shape) -> Operand:
     return x.mapped(shape, lambda values: values.reshape(shape)) if isinstance(x, Constant) else scope.viewed(x, shape)
 
 
-def written(scope: Scope, x: Operand, part: Operand, shape: Shape, axis: int, places: Sequence[int]) -> Value:
+def written(scope: Scope, x: Operand, part: Operand, shape: Shape, axis: int, places: Sequence[int]) -> Operand:
     """x, of this shape, with a part in place of what it has in these places of a dimension. One of the two is a value."""
     size = shape[axis]
+    if not places:
+        return x
     if not isinstance(part, Value):
         return chosen(scope, _there(shape, axis, places), _placed(part, shape, axis, places), x)
     if list(places) == list(range(size)):
@@ -110,7 +112,7 @@ def written(scope: Scope, x: Operand, part: Operand, shape: Shape, axis: int, pl
     if list(places) == list(range(first, last)):
         parts = [_cut(scope, x, axis, 0, first), part, _cut(scope, x, axis, last, size)]
         return cat(scope, [each for each in parts if each is not None], axis)
-    both = cat(scope, [x, part], axis)
+    both = cat(scope, [finite(x) if isinstance(x, Constant) else x, part], axis)
     order = {**{place: place for place in range(size)}, **{place: size + n for n, place in enumerate(places)}}
     return picked(scope, both, axis, [order[place] for place in range(size)])
 
@@ -124,8 +126,16 @@ def _surrounded(scope: Scope, part: Value, around: float, shape: Shape, axis: in
     made = picked(scope, part, axis, [order.get(place) for place in range(size)])
     if not around:
         return made
+    import torch
+
     there = _there(shape, axis, places)
-    return add(scope, made, there.mapped(there.shape, lambda values: around * (~values).float()))
+    return add(
+        scope,
+        made,
+        there.mapped(
+            there.shape, lambda values: values.new_zeros(values.shape, dtype=torch.float32).masked_fill(~values, around)
+        ),
+    )
 
 
 def _cut(scope: Scope, x: Operand, axis: int, first: int, last: int) -> Operand | None:

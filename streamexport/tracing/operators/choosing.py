@@ -1,17 +1,26 @@
-"""Elements of one tensor or of another, as a mask says: 1 times what is chosen, and 0 times the rest, if that is finite."""
+"""Elements of one tensor or of another, as a mask says: 1 times what is chosen, and 0 times the rest, if that is finite.
+
+Logarithms, roots, quotients and exponentials, which may be infinite or no number where they are not chosen, are taken of 1
+there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isfinite
+from math import isfinite, isnan
 
-from ...net.operations import Log
+from ...net.operations import Eltwise, Exp, Log, Operation, Power
+from ..arranged import arrange_alike
+from ..builder import Builder
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from .arithmetic import add, common, multiplied
 from .comparisons import larger, negated
 from .registry import operator
 from .shapes import broadcast
+
+FAR = 8
+"""Layers up to which is looked for what may not be finite."""
 
 
 @operator("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")
@@ -48,12 +57,55 @@ def chosen(scope: Scope, mask: Operand, x: Operand, y: Operand) -> Value:
 
 def _times(scope: Scope, mask: Value, others: Value, x: Operand) -> Value | None:
     """x where the mask is 1, else 0; None for 0. Infinity is the logarithm of what is not chosen."""
-    if isinstance(x, (Value, Constant)):
-        return multiplied(scope, mask, x)
+    if isinstance(x, Value):
+        return multiplied(scope, mask, _guarded(scope, mask, others, scope.activation(x)))
+    if isinstance(x, Constant):
+        return multiplied(scope, mask, finite(x))
     if isfinite(x):
         return scope.power(mask, scale=x, part="chosen") if x else None
+    if isnan(x):
+        raise UnsupportedError("chooses what is no number")
     infinite = scope.pointwise(Log(), others, "infinite")
     return scope.power(infinite, scale=-1, part="chosen") if x > 0 else infinite
+
+
+def _guarded(scope: Scope, mask: Value, others: Value, x: Value) -> Value:
+    """A value that is the same where the mask is 1, and finite elsewhere, as far as it is made by what is known to need it."""
+    if not _is_to_be_guarded(scope.builder, x.top, FAR):
+        return x
+    given, *masks = arrange_alike(scope, [x, mask, others])
+    whole = given.value
+    if whole.top != x.top:
+        return x
+    shown, ones = (scope.reshaped(broadcast(scope, each.value, whole.shape), whole.blob) for each in masks)
+
+    def guarded(top: str, left: int) -> str:
+        layer = scope.builder.maker(top)
+        if layer is None or not _is_to_be_guarded(scope.builder, top, left):
+            return top
+        made = [Value(guarded(bottom, left - 1), whole.blob, shown.view) for bottom in layer.bottoms]
+        if _may_be_infinite(layer.operation):
+            made = [scope.eltwise("SUM", scope.eltwise("PROD", shown, made[0], part="shown"), ones, part="guard")]
+        return scope.layer(layer.operation, made, part="guarded").top
+
+    return given.back(replace(whole, top=guarded(x.top, FAR)))
+
+
+def _is_to_be_guarded(builder: Builder, top: str, left: int) -> bool:
+    """Whether it is made, element by element, of what may be infinite; as many layers in front of it are looked at."""
+    layer = builder.maker(top) if left else None
+    if layer is None or layer.blobs or not (layer.operation.is_pointwise or isinstance(layer.operation, Eltwise)):
+        return False
+    if _may_be_infinite(layer.operation):
+        return True
+    return any(_is_to_be_guarded(builder, bottom, left - 1) for bottom in layer.bottoms)
+
+
+def _may_be_infinite(operation: Operation) -> bool:
+    """Whether it may make what is no finite number of a finite one."""
+    if isinstance(operation, Power):
+        return operation.power < 0 or operation.power != int(operation.power)
+    return isinstance(operation, (Exp, Log))
 
 
 def _shown(scope: Scope, mask: Constant, x: Operand) -> Operand | None:
@@ -62,18 +114,21 @@ def _shown(scope: Scope, mask: Constant, x: Operand) -> Operand | None:
         return multiplied(scope, x, mask.mapped(mask.shape, lambda values: values.float()))
     if isinstance(x, Constant):
         held, shape = x, common(mask.shape, x.shape)
-        shown = mask.mapped(shape, lambda values: values.float() * held.value())
+        shown = mask.mapped(shape, lambda values: held.value().float().masked_fill(~values, 0).expand(shape))
         return replace(shown, origin=(*mask.origin, *x.origin))
     return mask.mapped(mask.shape, lambda values: values.float().masked_fill(values, x)) if x else None
 
 
 def plain(x: Operand) -> Operand:
-    """A constant that is the same number everywhere as that number; UnsupportedError if it is infinite somewhere only."""
+    """A constant that is the same number everywhere as that number."""
     if not isinstance(x, Constant) or x.origin:
         return x
     values = x.value()
-    if bool((values == values.reshape(-1)[0]).all()):
-        return float(values.reshape(-1)[0])
-    if not bool(values.isfinite().all()):
+    return float(values.reshape(-1)[0]) if bool((values == values.reshape(-1)[0]).all()) else x
+
+
+def finite(x: Constant) -> Constant:
+    """A constant that is multiplied by 0 where it is not chosen. UnsupportedError if it is infinite somewhere."""
+    if not bool(x.value().isfinite().all()):
         raise UnsupportedError("chooses from a constant that is infinite in places")
     return x

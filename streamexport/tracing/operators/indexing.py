@@ -113,7 +113,8 @@ def _flip(scope: Scope, x: Operand, dims: Sequence[int]) -> Value:
 def _unfold(node: Node, x: Operand, dimension: int, size: int, step: int) -> Value:
     """Windows along a dimension, whose elements become the last dimension."""
     x = node.activation(x)
-    dim, count = dimension % len(x.shape), node.shape[dimension]
+    dim = dimension % len(x.shape)
+    count = node.shape[dim]
     x = picked(node, x, dim, [first * step + place for first in range(count) for place in range(size)])
     cut = node.viewed(x, (*x.shape[:dim], count, size, *x.shape[dim + 1 :]))
     order = [axis for axis in range(len(cut.shape)) if axis != dim + 1]

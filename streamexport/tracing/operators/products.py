@@ -61,7 +61,7 @@ def _baddbmm(scope: Scope, x: Operand, batch1: Operand, batch2: Operand, *, beta
 
 @operator("scaled_dot_product_attention")
 def _attention(
-    scope: Scope,
+    node: Node,
     query: Operand,
     key: Operand,
     value: Operand,
@@ -72,21 +72,29 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Value:
-    """softmax(scale query @ key^T + mask) @ value, over the keys; queries of several heads may share keys and values."""
+    """softmax(scale query @ key^T + mask) @ value, over the keys; queries of several heads may share keys and values.
+
+    A query whose keys are all hidden by a mask of truth values has shares of 0, as in torch.
+    """
     if dropout_p:
         raise UnsupportedError("drops values at random", "give it dropout_p=0. when it is not trained")
-    query, keys = scope.activation(query), _shape(key)
+    query, keys = node.activation(query), _shape(key)
     *lead, count, width = query.shape
     factor = width**-0.5 if scale is None else scale
-    scaled = multiplied(scope, query, factor) if factor != 1 else query
+    scaled = multiplied(node, query, factor) if factor != 1 else query
     grouped = (*lead[:-1], keys[-3], lead[-1] // keys[-3] * count) if enable_gqa else (*lead, count)
-    scores = matrix_product(scope, scope.viewed(scaled, (*grouped, width)), _turned(scope, key), "scores")
-    scores = scope.viewed(scores, (*lead, count, keys[-2]))
+    scores = matrix_product(node, node.viewed(scaled, (*grouped, width)), _turned(node, key), "scores")
+    scores = node.viewed(scores, (*lead, count, keys[-2]))
+    shown = attn_mask if isinstance(attn_mask, Value) and node.taken[-1] == "bool" else None
+    if shown is not None:
+        attn_mask = node.power(shown, scale=-HIDDEN, shift=HIDDEN, part="mask")
     for mask in _masks(attn_mask, is_causal, (count, keys[-2])):
-        scores = add(scope, scores, mask)
-    shares = softmax(scope, scores, -1)
-    made = matrix_product(scope, scope.viewed(shares, (*grouped, keys[-2])), value)
-    return scope.viewed(made, (*lead, count, _shape(value)[-1]))
+        scores = add(node, scores, mask)
+    shares = softmax(node, scores, -1)
+    if shown is not None:
+        shares = multiplied(node, shares, shown)
+    made = matrix_product(node, node.viewed(shares, (*grouped, keys[-2])), value)
+    return node.viewed(made, (*lead, count, _shape(value)[-1]))
 
 
 def _masks(mask: Operand | None, is_causal: bool, shape: Shape) -> list[Operand]:

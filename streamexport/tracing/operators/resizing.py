@@ -61,16 +61,29 @@ def _around(shape: Shape, pad: Sequence[int], value: float) -> Constant:
 
 
 def _padded_with_zeros(scope: Scope, x: Operand, pad: Sequence[int]) -> Value:
-    """Zeros around an image are left to the convolution that follows."""
+    """Zeros around an image or a sequence are left to the convolution that follows; others are picked from nowhere."""
     if not isinstance(x, Value):
         raise UnsupportedError("takes a constant where only activations can be")
-    if any(pad[4:]):
-        return _padded_channels(scope, x, pad)
-    left, right, above, below = (*pad[:4], 0, 0)[:4]
-    if len(x.shape) not in (3, 4) or (len(x.shape) == 3 and (above or below)):
-        raise UnsupportedError(f"pads {list(x.shape)}", "images and sequences are padded, behind their channels")
+    rank = len(x.shape)
+    if rank == 4 and any(pad[4:6]) and any(pad[2:4]) and not any(pad[:2]) and not any(pad[6:]):
+        return _padded_channels_last(scope, x, pad)
+    sides = [*zip(pad[::2], pad[1::2], strict=True), (0, 0), (0, 0)]
+    slid = {3: 1, 4: 2}.get(rank, 0)
+    for dim, (low, high) in enumerate(sides[slid:], slid + 1):
+        if low or high:
+            places = [*[None] * low, *range(x.shape[-dim]), *[None] * high]
+            x = picked(scope, scope.activation(x), rank - dim, places)
+    (left, right), (above, below) = [*sides[:slid], (0, 0), (0, 0)][:2]
     known = x.padding
     return replace(x, padding=(known[0] + above, known[1] + below, known[2] + left, known[3] + right))
+
+
+def _padded_channels_last(scope: Scope, x: Value, pad: Sequence[int]) -> Value:
+    """Images whose channels come last, as torch has them, are padded as images."""
+    left, right, above, below = pad[2:6]
+    image = replace(x, view=x.view.permuted((0, 3, 1, 2)), label=scope.label, padding=(above, below, left, right))
+    made = scope.activation(image)
+    return replace(made, view=made.view.permuted((0, 2, 3, 1)))
 
 
 def _mirrored(place: int, size: int) -> int:
@@ -92,21 +105,6 @@ def _padded_with_pixels(scope: Scope, x: Operand, pad: Sequence[int], beside: Ca
         size = x.shape[-dim]
         x = picked(scope, x, len(x.shape) - dim, [beside(place, size) for place in range(-before, size + after)])
     return x
-
-
-def _padded_channels(scope: Scope, x: Value, pad: Sequence[int]) -> Value:
-    """Channels of zeros: rows of a 1x1 convolution that pick nothing. Images whose channels come last are padded as images."""
-    if len(x.shape) == 4 and not any(pad[:2]) and any(pad[2:4]) and not any(pad[6:]) and min(pad) >= 0:
-        left, right, above, below = (*pad[2:], 0, 0)[:4]
-        image = replace(x, view=x.view.permuted((0, 3, 1, 2)), label=scope.label, padding=(above, below, left, right))
-        made = scope.activation(image)
-        return replace(made, view=made.view.permuted((0, 2, 3, 1)))
-    if len(x.shape) != 4 or any(pad[:4]) or any(pad[6:]):
-        raise UnsupportedError(f"pads by {list(pad)}", "pad channels by themselves")
-    image = scope.image(x)
-    channels = image.blob[1]
-    columns = [*[None] * pad[4], *range(channels), *[None] * pad[5]]
-    return scope.pointwise_convolution(image, kernels.selected((len(columns), channels), columns))
 
 
 @operator("pixel_shuffle")
@@ -192,6 +190,25 @@ def _upsample_linear(
     (factor,) = scale_factors or (None,)
     made = resized(node, image, None, _linear(length, node.shape[2], align_corners, factor))
     return replace(made, view=View.of(node.shape))
+
+
+@operator("upsample_trilinear3d.vec")
+def _upsample_trilinear(
+    node: Node,
+    x: Operand,
+    output_size: Sequence[int] | None,
+    align_corners: bool,
+    scale_factors: Sequence[float] | None,
+) -> Value:
+    """Along the depth, then plane by plane."""
+    x = node.activation(x)
+    batch, channels, *given = x.shape
+    depth, *wanted = node.shape[2:]
+    lists = zip(given, node.shape[2:], scale_factors or (None, None, None), strict=True)
+    through, rows, columns = (_linear(n, m, align_corners, s) for n, m, s in lists)
+    made = resized(node, node.reshaped(x, (batch, channels, given[0], given[1] * given[2])), through, None)
+    made = resized(node, node.reshaped(made, (batch, channels * depth, *given[1:])), rows, columns)
+    return node.viewed(made, (batch, channels, depth, *wanted))
 
 
 @operator("_upsample_nearest_exact2d.vec")
@@ -315,10 +332,14 @@ def _tent(distance: float) -> float:
     return max(0.0, 1 - abs(distance))
 
 
-def _antialiased(reach: int, kernel: Callable[[float], float]) -> Callable[[int, int, bool, float | None], Matrix]:
+def _antialiased(
+    reach: int, kernel: Callable[[float], float]
+) -> Callable[[int, int, bool, float | None], Matrix | None]:
     """A kernel that reaches so far, as much wider as the image becomes smaller; its weights add up to 1."""
 
-    def matrix(size: int, wanted: int, align_corners: bool, factor: float | None) -> Matrix:
+    def matrix(size: int, wanted: int, align_corners: bool, factor: float | None) -> Matrix | None:
+        if size == wanted:
+            return None
         step = (size - 1) / max(wanted - 1, 1) if align_corners else 1 / factor if factor else size / wanted
         width = max(step, 1.0)
         made = []

@@ -157,7 +157,8 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @operator("cat", "concat")
 def cat(scope: Scope, tensors: Sequence[Operand], dim: int = 0) -> Value:
-    given = arrange_alike(scope, activations(scope, tensors))
+    something = [x for x in tensors if not isinstance(x, Constant) or x.count]  # torch joins what is empty to anything
+    given = arrange_alike(scope, activations(scope, something))
     values = [scope.reshaped(each.value, each.value.shape) for each in given]
     return given[0].back(_concatenated(scope, values, given[0].axis(dim)))
 
@@ -171,10 +172,10 @@ def activations(scope: Scope, operands: Sequence[Operand]) -> list[Value]:
 def _filled(scope: Scope, constant: Constant, like: Value) -> Value:
     """A constant as an activation, beside one of the net's. No layer that both Caffe and OpenCV have makes one of nothing:
     it is weights times 1, and 1 is the largest of the other's elements to the power of 0, which it is of NaN, too."""
-    (given,) = arrange_alike(scope, [like])
+    (given,) = arrange_alike(scope, [scope.viewed(like, (1,) * (len(constant.shape) - len(like.shape)) + like.shape)])
     rank, batch = len(given.value.shape), scope.builder.batch
     constant = given.turned(replace(constant, shape=(1,) * (rank - len(constant.shape)) + constant.shape))
-    image = _of_one_image(constant, batch) if batch > 1 else None
+    image = _of_one_image(constant, batch) if given.value.shape[:1] == (batch,) != (1,) else None
     if image is None:
         batch = 1
     else:
