@@ -16,6 +16,7 @@ from . import (
     opencv,
     outputs,
     precision,
+    products,
     rows,
     sharing,
     slicing,
@@ -37,14 +38,17 @@ def apply(
     in_place: bool = False,
     names: str = "torch",
 ) -> Net:
-    """Cutting, softmax, sums, slices, rows, turned dimensions, dialect, folding, input, matrices, cleaning, offsets, outputs,
-    what OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
+    """Cutting, softmax, sums, slices, rows, turned dimensions, scales, dialect, folding, input, matrices, cleaning, offsets,
+    outputs, what OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
         net = outputs.without_softmax(net)
     net = rows.slice_rows(rows.turn_rows(slicing.slice_parts(sums.shorten(net))))
-    net = dialects.express(turning.into_weights(net), dialect)
+    net = turning.into_weights(net)
+    if dialect != "opencv":
+        net = products.take_scales(net)
+    net = dialects.express(net, dialect)
     if fold_batchnorm:
         net = folding.fold_batchnorm(net)
     net = folding.for_pixels(net, input_order, fold_input_scale)

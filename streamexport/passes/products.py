@@ -7,18 +7,19 @@
     portable    each row of the first factor times all of the second, a Scale of two bottoms, and its sums by convolutions
                 with ones: as many elements as there are multiplications.
 
-Either needs the second factor as (k, n): one that is held transposed is turned.
+Either needs the second factor as (k, n): one that is held transposed is turned. Either multiplies the product by a number
+for nothing, as what is written, or what sums up: the scale of attention is no layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from ..errors import NetError
 from ..net import kernels
-from ..net.graph import LARGEST, Blob, Layer
+from ..net.graph import LARGEST, Blob, Layer, Net
 from ..net.operations import (
     Convolution,
     Deconvolution,
@@ -26,6 +27,7 @@ from ..net.operations import (
     MatMul,
     Operation,
     Parameter,
+    Power,
     Rearrange,
     Reshape,
     Scale,
@@ -33,9 +35,62 @@ from ..net.operations import (
     Silence,
 )
 from ..net.windows import ONE_PIXEL, Window
+from . import rows
+from .cleaning import without
+from .outputs import MOVES
 
 SINGLE = 4
 """Bytes of an element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(MatMul):
+    """A product that is multiplied by a number. Neutral, where it is composed."""
+
+    scale: float = 1.0
+
+
+def take_scales(net: Net) -> Net:
+    """The net whose products multiply by what a Power in front of one, or behind it, did for it alone."""
+    taken: set[str] = set()
+    changed: dict[str, Layer] = {}
+    alone, consumers = rows.alone(net), net.consumers
+    for layer in net.layers:
+        operation = layer.operation
+        if isinstance(operation, MatMul):
+            found = [power for power in _scales(layer, alone, consumers) if power.name not in taken]
+            taken.update(power.name for power in found)
+            flags = operation.is_first_transposed, operation.is_second_transposed
+            if found:
+                changed[layer.name] = replace(layer, operation=Scaled(*flags, prod(map(_factor, found))))
+    gone = [layer for layer in net.layers if layer.name in taken]
+    return without(net.with_layers(tuple(changed.get(layer.name, layer) for layer in net.layers)), gone)
+
+
+def _scales(layer: Layer, alone: Mapping[str, Layer], consumers: Mapping[str, Sequence[Layer]]) -> Iterator[Layer]:
+    """Powers that multiply a factor of a product or the product, with nothing between but what moves elements.
+
+    What a module of torch's made stays as it is: it can be compared.
+    """
+    for bottom in layer.bottoms:
+        while (before := alone.get(bottom)) and before.origin is None:
+            if _factor(before):
+                yield before
+            if not isinstance(before.operation, MOVES):
+                break
+            bottom = before.bottoms[0]
+    while layer.tops[0] in alone and layer.origin is None:
+        (layer,) = consumers[layer.tops[0]]
+        if _factor(layer) and layer.origin is None:
+            yield layer
+        if not isinstance(layer.operation, MOVES):
+            break
+
+
+def _factor(layer: Layer) -> float:
+    """What a layer multiplies each element by, if it does nothing else; else 0."""
+    operation = layer.operation
+    return operation.scale if isinstance(operation, Power) and (operation.power, operation.shift) == (1, 0) else 0
 
 
 def product(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> Iterator[Layer]:
@@ -46,14 +101,15 @@ def product(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> Iterator[La
     matmul = layer.operation
     assert isinstance(matmul, MatMul)
     made = _Steps(layer.name, matmul.top_shapes(bottoms, 1)[0])
+    scale = matmul.scale if isinstance(matmul, Scaled) else 1.0
     first, second = layer.bottoms
     if matmul.is_second_transposed:
         second = made.turned(second, bottoms[1])
     sizes = matmul.sizes(bottoms)
     if dialect == "portable":
-        _by_scale(made, first, second, sizes, matmul.is_first_transposed)
+        _by_scale(made, first, second, sizes, matmul.is_first_transposed, scale)
     else:
-        _by_weights(made, first, second, bottoms[0], sizes, matmul.is_first_transposed)
+        _by_weights(made, first, second, bottoms[0], sizes, matmul.is_first_transposed, scale)
     *steps, last = made.layers
     yield from steps
     yield replace(last, name=layer.name, tops=layer.tops)
@@ -88,13 +144,19 @@ class _Steps:
 
 
 def _by_weights(
-    made: _Steps, first: str, second: str, shape: Shape, sizes: tuple[int, int, int, int], is_transposed: bool
+    made: _Steps,
+    first: str,
+    second: str,
+    shape: Shape,
+    sizes: tuple[int, int, int, int],
+    is_transposed: bool,
+    scale: float,
 ) -> None:
     count, rows, inner, columns = sizes
     blob = made.add("weight", Parameter(shape), (), shape)
     made.layers[-1] = replace(made.layers[-1], shared=(blob,))
     made.layers += [
-        Layer(f"{made.name}.put", Eltwise("SUM", (0.0, 1.0)), (blob, first), (blob,), shapes=(shape,)),
+        Layer(f"{made.name}.put", Eltwise("SUM", (0.0, scale)), (blob, first), (blob,), shapes=(shape,)),
         Layer(f"{made.name}.end", Silence(), (blob,), ()),
     ]
     data = made.reshaped("data", second, (1, count * inner, 1, columns))
@@ -104,7 +166,9 @@ def _by_weights(
     made.reshaped("", by, made.top)
 
 
-def _by_scale(made: _Steps, first: str, second: str, sizes: tuple[int, int, int, int], is_transposed: bool) -> None:
+def _by_scale(
+    made: _Steps, first: str, second: str, sizes: tuple[int, int, int, int], is_transposed: bool, scale: float
+) -> None:
     count, rows, inner, columns = sizes
     if count * rows * inner * columns > LARGEST:
         raise NetError(
@@ -121,7 +185,7 @@ def _by_scale(made: _Steps, first: str, second: str, sizes: tuple[int, int, int,
         data = made.reshaped("whole", data, whole)
         factor = made.reshaped("factor", first, (count, inner, rows))
         data = made.add("multiplied", Scale(0), [data, factor], whole)
-        total, summed = kernels.filled((1, inner, 1, 1), 1), (count, 1, rows, columns)
+        total, summed = kernels.filled((1, inner, 1, 1), scale), (count, 1, rows, columns)
         data = made.add("sum", Convolution(1, ONE_PIXEL, has_bias=False), [data], summed, (total,))
     else:
         data = made.reshaped("data", second, (count, 1, inner, columns))
@@ -130,7 +194,7 @@ def _by_scale(made: _Steps, first: str, second: str, sizes: tuple[int, int, int,
         factor = made.reshaped("factor", first, (count, rows, inner))
         data = made.add("multiplied", Scale(0), [data, factor], whole)
         data = made.reshaped("rows", data, (count * rows, 1, inner, columns))
-        total, summed = kernels.filled((1, 1, inner, 1), 1), (count * rows, 1, 1, columns)
+        total, summed = kernels.filled((1, 1, inner, 1), scale), (count * rows, 1, 1, columns)
         data = made.add("sum", Convolution(1, Window.of((inner, 1)), has_bias=False), [data], summed, (total,))
     made.reshaped("", data, made.top)
 

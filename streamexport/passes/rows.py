@@ -44,9 +44,9 @@ class _Made:
 def turn_rows(net: Net) -> Net:
     """The net without Rearranges of what a layer alone makes, where its weights can be in their order."""
     changed: dict[str, Layer] = {}
-    alone = _alone(net)
+    makers = alone(net)
     for layer in net.layers:
-        made = _made(layer, alone, changed) if isinstance(layer.operation, Rearrange) else None
+        made = _made(layer, makers, changed) if isinstance(layer.operation, Rearrange) else None
         if made is not None:
             changed.update((new.name, new) for new in _turned(made, layer))
     shapes = {top: shape for layer in net.layers for top, shape in zip(layer.tops, layer.shapes, strict=False)}
@@ -58,15 +58,15 @@ def turn_rows(net: Net) -> Net:
 def slice_rows(net: Net) -> Net:
     """The net with several layers in place of one whose outputs a Slice parts."""
     changed: dict[str, Sequence[Layer]] = {}
-    alone = _alone(net)
+    makers = alone(net)
     for layer in net.layers:
-        made = _made(layer, alone, {}) if isinstance(layer.operation, Slice) else None
+        made = _made(layer, makers, {}) if isinstance(layer.operation, Slice) else None
         if made is not None and (parts := list(_parts(made, layer))):
             changed |= {gone.name: () for gone in (made.maker, *made.between)} | {layer.name: parts}
     return net.with_layers(tuple(new for layer in net.layers for new in changed.get(layer.name, (layer,))))
 
 
-def _alone(net: Net) -> dict[str, Layer]:
+def alone(net: Net) -> dict[str, Layer]:
     """The layers whose top one layer alone reads, by that top."""
     consumers = net.consumers
     tops = {layer.tops[0]: layer for layer in net.layers if len(layer.tops) == 1}

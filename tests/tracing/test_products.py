@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import streamexport
 from streamexport.caffe.models import open_models
 from streamexport.errors import NetError
 from streamexport.net import kernels
-from streamexport.net.graph import Layer, Net
+from streamexport.net.graph import Call, Layer, Net
 from streamexport.net.kernels import Selected
-from streamexport.net.operations import Bias, Convolution, Input, MatMul, Slice
+from streamexport.net.operations import Bias, Convolution, Input, MatMul, Power, Rearrange, Slice
 from streamexport.net.windows import ONE_PIXEL
-from streamexport.passes import dialects, slicing
+from streamexport.passes import dialects, products, slicing
 from streamexport.running.engines import open_engine
 from streamexport.sources import open_source
 from tests.conversion.test_consumers import opencv_logits
@@ -96,6 +97,40 @@ def test_opencv_multiplies_large_matrices_itself_for_any_batch(tmp_path):
         alone = [opencv_logits(made.prototxt, made.model, image[None], output) for image in images]
         together = opencv_logits(made.prototxt, made.model, images, output)
         np.testing.assert_array_equal(together.reshape(2, -1), [answer.ravel() for answer in alone])
+
+
+@pytest.mark.parametrize("name", ["attention, unbind", "attention, chunk, by hand"])
+@pytest.mark.parametrize(("dialect", "powers"), [("portable", 0), ("bvlc", 0), ("ssd", 0), ("opencv", 1)])
+def test_the_scale_of_attention_is_no_layer_where_the_product_is_composed(tmp_path, name, dialect, powers):
+    """Whether queries or scores are multiplied by it."""
+    made = Converted(tmp_path, name, dialect=dialect)
+    assert [layer.type for layer in made.plan.net.layers].count("Power") == powers
+    made.assert_agrees(made.stream())
+
+
+def test_what_others_take_is_scaled_by_a_layer():
+    """A factor that is an output or that two take, and what a module made; another's scale is taken once."""
+    shape = (1, 2, 3, 3)
+
+    def net(*outputs: str, origin: Call | None = None) -> Net:
+        layers = [
+            Layer("x", Input((shape,)), (), ("x",)),
+            Layer("half", Power(scale=0.5), ("x",), ("half",), origin=origin),
+            Layer("moved", Rearrange(shape, (2, 3, 3), (0, 2, 1), shape), ("half",), ("moved",)),
+            Layer("p", MatMul(), ("x", "moved"), ("p",)),
+            Layer("third", Power(scale=0.25), ("p",), ("third",)),
+            Layer("q", MatMul(False, True), ("third", "x"), ("q",)),
+        ]
+        return Net("n", tuple(replace(layer, shapes=(shape,)) for layer in layers), outputs=("q", *outputs))
+
+    def taken(given: Net) -> list[tuple[str, float]]:
+        layers = products.take_scales(given).layers
+        return [(layer.name, getattr(layer.operation, "scale", 0)) for layer in layers[1:] if layer.name != "moved"]
+
+    assert taken(net()) == [("p", 0.125), ("q", 0)]
+    assert taken(net("half")) == [("half", 0.5), ("p", 0.25), ("q", 0)]
+    assert taken(net("p")) == [("p", 0.5), ("q", 0.25)]
+    assert taken(net(origin=Call("half"))) == [("half", 0.5), ("p", 0.25), ("q", 0)]
 
 
 def test_parts_that_are_not_all_of_a_blob_are_picked_by_themselves():
