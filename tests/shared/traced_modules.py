@@ -422,6 +422,7 @@ def _cut_pixels(x: Tensor) -> Tensor:
     return torch.cat((x[:, :, 1:8:2, 2:], x[:, :, :4, :10] + x.unbind(1)[0][:, None, 4:8, 1:11]), 1)
 
 
+PLACES = torch.randint(0, 12, (1, 4, 9, 5), generator=torch.Generator().manual_seed(1))
 MODULES: dict[str, Callable[[], nn.Module]] = {
     # convolutions
     "conv": conv(3, padding=1),
@@ -838,6 +839,36 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
         lambda x: x.mean(3, keepdim=True)[:, :, [3, 0]] + x.mean((2, 3), keepdim=True)[:, [3, 0, 1]][:, :1]
     ),
     "index of pixels": fn(lambda x: x[:, :, :, [0, 3, 6, -1]].relu()),
+    "indices apart": fn(lambda x: x[:, [0, 1, 3], :, [2, 3, 0]].relu()),
+    "rolled over": fn(lambda x: x.roll(5) * x),
+    "taken by constants": fn(
+        lambda x: (
+            x.gather(1, PLACES[:, :1].expand(-1, 3, -1, -1) % 4).relu(),
+            *(x.gather(3, PLACES).relu(), x.gather(2, PLACES[:, :2, :5, :1] % 9).relu()),
+            torch.take_along_dim(x, torch.tensor([2, 0, 1])[None, :, None, None], 1).relu(),
+            torch.take_along_dim(x, torch.tensor([7, 0, 30])).relu(),
+        )
+    ),
+    "taken by what is computed": fn(
+        lambda x: (
+            x.gather(1, x.flip(1).argmax(1, keepdim=True)),
+            torch.take_along_dim(x, torch.stack((x.argmax(3), x.argmin(3)), 3), 3),
+            F.embedding(x.argmax(1), torch.linspace(-1, 1, 12).view(4, 3)),
+        )
+    ),
+    "added by index": fn(
+        lambda x: (
+            x.index_add(2, torch.tensor([0, 2, 2]), x[:, :, :3], alpha=2),
+            torch.ops.aten.index_put(x, (None, torch.tensor([1, 1, 0])), x[:, 1:].relu(), True),
+        )
+    ),
+    "folded": fn(
+        lambda x: (
+            F.fold(F.unfold(x, 3, padding=1), (9, 12), 3, padding=1),
+            F.fold(F.unfold(x, (3, 2), (1, 2), 1, (2, 3)), (9, 12), (3, 2), (1, 2), 1, (2, 3)),
+        )
+    ),
+    "blocks": fn(lambda x: torch.block_diag(x[0, 0], x[0, 1, :3])),
     "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
     "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),
     "squeeze": fn(lambda x: x.mean(3, keepdim=True).squeeze(-1).unsqueeze(2).relu()),

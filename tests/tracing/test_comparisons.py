@@ -76,9 +76,9 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         lambda x: x.index_put((x > 0,), x.new_empty(3)[: int(x.numel() / 2)] * x[0]),
         "writes different elements where a mask says; write it as torch.where",
     ),
-    "added by index": (
-        lambda x: x.index_put((torch.tensor([0]),), x, accumulate=True),
-        "adds to elements",
+    "added by several": (
+        lambda x: x.index_put((torch.tensor([0]), torch.tensor([1])), x[0, :1], accumulate=True),
+        "writes where several tensors say",
     ),
 }
 

@@ -10,7 +10,7 @@ from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import Shape
 from .arithmetic import add
 from .choosing import chosen, finite, plain
-from .indexing import picked, places_of
+from .indexing import added_up, picked, places_of
 from .registry import operator
 from .resizing import padded
 from .shapes import broadcast, cat, converted, sliced
@@ -72,13 +72,15 @@ def _index_put(
 ) -> Operand:
     """To places along one dimension, or where a mask says."""
     said = [(dim, index) for dim, index in enumerate(indices) if index is not None]
-    if accumulate or len(said) != 1:
-        raise UnsupportedError("adds to elements" if accumulate else "writes where several tensors say")
+    if len(said) != 1:
+        raise UnsupportedError("writes where several tensors say")
     ((axis, index),) = said
-    if node.taken[1] == "bool":
+    if node.taken[1] == "bool" and not accumulate:
         return _put_by_mask(node, x, index, values)
     places = places_of(index, node.shape[axis])
     part = repeated(node, values, along(node.shape, axis, len(places)))
+    if accumulate:
+        return add(node, x, added_up(node, node.activation(part), axis, places, node.shape[axis]))
     return written(node, x, part, node.shape, axis, places)
 
 

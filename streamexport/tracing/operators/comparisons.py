@@ -81,12 +81,16 @@ def different(scope: Scope, x: Operand, y: Operand, part: str = "") -> Value:
 
 @operator("one_hot")
 def _one_hot(node: Node, x: Operand, num_classes: int = -1) -> Value:
-    """Which of the numbers from 0 on it is."""
+    return shown(node, node.viewed(x, (*node.shape[:-1], 1)), len(node.shape) - 1, node.shape[-1])
+
+
+def shown(scope: Scope, x: Value, axis: int, count: int) -> Value:
+    """Which of the numbers from 0 on it is, along an axis that had a size of 1: 1 there, 0 elsewhere."""
     import torch
 
-    count = node.shape[-1]
-    numbers = Constant((count,), (), None, lambda: torch.arange(count))
-    return negated(node, different(node, node.viewed(x, (*node.shape[:-1], 1)), numbers, "different"))
+    shape = (count, *(1,) * (len(x.shape) - axis - 1))
+    numbers = Constant(shape, (), None, lambda: torch.arange(count).reshape(shape))
+    return negated(scope, different(scope, x, numbers, "different"))
 
 
 def negated(scope: Scope, mask: Operand, part: str = "") -> Value:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
 
 from ...net.graph import Blob, computed
 from ...net.kernels import Embedded
@@ -14,6 +16,9 @@ from ..node import Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
 from .registry import operator
+
+if TYPE_CHECKING:
+    import torch
 
 
 @operator("conv2d", "conv2d.padding", "conv1d", "conv1d.padding", "conv3d", "conv3d.padding")
@@ -70,6 +75,37 @@ def _conv_transpose(
         values = Embedded(computed(kernel), kernel.shape[2:], tuple(rooms), (0,) * len(rooms), reaches)
         kernel = replace(kernel, shape=(*kernel.shape[:2], *rooms), values=values)
     return _of_rank(scope.deconvolution(image, kernel, _bias(scope, bias), Window(tuple(axes)), groups), x, rank)
+
+
+@operator("col2im")
+def _col2im(
+    scope: Scope,
+    x: Operand,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Value:
+    """Windows added up where they overlap: a transposed convolution of each channel's window, with an identity."""
+    x = scope.activation(x)
+    window = prod(kernel_size)
+    channels = x.shape[-2] // window
+    counts, left = [], []
+    for size, kernel, reach, pad, step in zip(output_size, kernel_size, dilation, padding, stride, strict=True):
+        room = size + 2 * pad - reach * (kernel - 1) - 1
+        counts.append(room // step + 1)
+        left.append(room % step)
+    image = scope.viewed(x, (*x.shape[:-2], channels * window, *counts))
+    shape = (channels * window, 1, *kernel_size)
+    identity = Constant(shape, (), None, lambda: _identity(channels, window).reshape(shape))
+    return _conv_transpose(scope, image, identity, None, stride, padding, left, channels, dilation)
+
+
+def _identity(channels: int, window: int) -> torch.Tensor:
+    import torch
+
+    return torch.eye(window).repeat(channels, 1)
 
 
 @operator("linear")

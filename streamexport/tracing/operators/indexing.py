@@ -15,6 +15,8 @@ from ..arranged import arrange
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
+from .comparisons import shown
+from .convolutions import linear
 from .registry import operator
 from .shapes import broadcast
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 def _roll(scope: Scope, x: Operand, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
     x = scope.activation(x)
     if not dims:
-        raise UnsupportedError("rolls without saying which dimensions", "name them")
+        flat = scope.viewed(x, (prod(x.shape),))
+        return scope.viewed(_roll(scope, flat, shifts, [0]), x.shape)
     for dim, shift in zip(dims, shifts, strict=True):
         size = x.shape[dim]
         x = picked(scope, x, dim % len(x.shape), [(place - shift) % size for place in range(size)])
@@ -50,14 +53,18 @@ def _index_select(scope: Scope, x: Operand, dim: int, index: Operand) -> Value:
 
 @operator("index.Tensor")
 def _index(node: Node, x: Operand, indices: Sequence[Operand | None]) -> Value:
-    """By tensors of places, repeated to a shape that stands in the dimensions' place. Each varies along dimensions of its own,
-    or they vary together, and the dimensions are picked from as one."""
-    x = node.activation(x)
+    """By tensors of places, repeated to a shape that stands in the dimensions' place, or in front, if these do not follow each
+    other. Each varies along dimensions of its own, or they vary together, and the dimensions are picked from as one."""
     said = {dim: index for dim, index in enumerate(indices) if index is not None}
+    if isinstance(x, Constant) and list(said) == [0]:
+        return _row_of(node, x, indices[0])
+    x = node.activation(x)
     if list(said) != list(range(min(said), max(said) + 1)):
-        raise UnsupportedError("is indexed in dimensions that do not follow each other")
+        order = [*said, *(dim for dim in range(len(x.shape)) if dim not in said)]
+        x = replace(x, view=x.view.permuted(order), label=node.label)
+        said = dict(enumerate(said.values()))
     first = min(said)
-    given = [_constant_places(index, x.shape[dim]) for dim, index in said.items()]
+    given = [constant_places(index, x.shape[dim]) for dim, index in said.items()]
     rank = max(places.dim() for places in given)
     spread = [places.reshape((1,) * (rank - places.dim()) + tuple(places.shape)) for places in given]
     varies = [[axis for axis, size in enumerate(places.shape) if size != 1] for places in spread]
@@ -72,6 +79,15 @@ def _index(node: Node, x: Operand, indices: Sequence[Operand | None]) -> Value:
     return node.viewed(replace(x, view=x.view.permuted(moved)), node.shape)
 
 
+def _row_of(node: Node, table: Constant, index: Operand | None) -> Value:
+    """A row of a table of constants, as an embedding has it, by a place that is computed."""
+    place = node.activation(index)  # type: ignore[arg-type]
+    rows = shown(node, node.viewed(place, (*place.shape, 1)), len(place.shape), table.shape[0])
+    columns = table.count // table.shape[0]
+    weight = table.mapped((columns, table.shape[0]), lambda values: values.reshape(-1, columns).t())
+    return node.viewed(linear(node, rows, weight), node.shape)
+
+
 def _together(node: Node, x: Value, first: int, places: Sequence[Any]) -> Value:
     """Picked from several dimensions as if they were one."""
     behind = first + len(places)
@@ -84,11 +100,11 @@ def _together(node: Node, x: Value, first: int, places: Sequence[Any]) -> Value:
 
 def places_of(index: Operand, size: int) -> list[int]:
     """What a constant list of places says."""
-    places: list[int] = _constant_places(index, size).flatten().tolist()
+    places: list[int] = constant_places(index, size).flatten().tolist()
     return places
 
 
-def _constant_places(index: Operand, size: int) -> torch.Tensor:
+def constant_places(index: Operand, size: int) -> torch.Tensor:
     """The places that a constant names, none of them counted from the end."""
     if not isinstance(index, Constant):
         raise UnsupportedError("picks elements by what is no constant")
@@ -139,6 +155,19 @@ def _cumsum(scope: Scope, x: Operand, dim: int, *, dtype: object = None) -> Valu
     """Each sum is a row of ones, as long as what is summed up, and zeros."""
     x = scope.activation(x)
     return _multiplied_along(scope, x, dim % len(x.shape), kernels.triangle(x.shape[dim]))
+
+
+def added_up(scope: Scope, x: Value, dim: int, places: Sequence[int], size: int) -> Value:
+    """Elements of a dimension added to zeros, in these places of so many."""
+    weight = Constant((size, len(places)), (), None, lambda: _ones(places, size))
+    return _multiplied_along(scope, x, dim, scope.blob(weight))
+
+
+def _ones(places: Sequence[int], size: int) -> torch.Tensor:
+    """A column with a 1 in each of these places."""
+    import torch
+
+    return torch.arange(size)[:, None] == torch.tensor(places)
 
 
 def picked(scope: Scope, x: Value, dim: int, places: Sequence[int | None]) -> Value:
