@@ -31,6 +31,7 @@ from tests.shared.layer_kinds import KINDS, Bench, Held, Shape, Way
 
 ALONE = ((1, 4), (1, 4, 4), (1, 4, 4, 4))
 BATCHES = ((2, 4), (2, 4, 3), (2, 4, 3, 5))
+VOLUMES = ((1, 4, 4, 4, 4),)
 WAYS = [way for ways in KINDS.values() for way in ways]
 POINTWISE = [name for name, kind in operations.KINDS.items() if kind.is_pointwise]
 TAKEN = [way for kind in (*POINTWISE, "BatchNorm", "Concat", "Scale") for way in KINDS[kind]]
@@ -100,6 +101,11 @@ CASES: Mapping[str, tuple[Callable[[], list[Chain]], Mapping[str, bool]]] = {
     "pairs": (lambda: chains(ALONE, WAYS, WAYS), {}),
     "pairs of a batch, without shapes": (lambda: chains(BATCHES, MAKERS, TAKEN), {"knows_shapes": False}),
     "pairs in place": (lambda: chains(ALONE[::2], MAKERS, TAKEN, KINDS["Softmax"][:1]), {"in_place": True}),
+    "pairs of volumes": (lambda: chains(VOLUMES, WAYS, TAKEN), {}),
+    "folded volumes": (
+        lambda: chains(VOLUMES, FOLDED, KINDS["BatchNorm"], TAKEN),
+        {"fold_batchnorm": True, "in_place": True},
+    ),
     "threes": (lambda: chains(ALONE, MAKERS, FACTORS, BEHIND), {}),
     "threes with an activation": (lambda: chains(ALONE, MAKERS, FUNCTIONS, BEHIND), {}),
     "threes in place": (lambda: chains(ALONE[2:], FOLDED, FACTORS + FUNCTIONS, BEHIND), {"in_place": True}),

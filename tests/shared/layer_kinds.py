@@ -124,8 +124,12 @@ def large(shape: Shape) -> bool:
     return len(shape) == 4 and min(shape[1:]) >= 2
 
 
+def volume(shape: Shape) -> bool:
+    return len(shape) == 5
+
+
 def any_rank(shape: Shape) -> bool:
-    return 2 <= len(shape) <= 4
+    return 2 <= len(shape) <= 5
 
 
 def even(shape: Shape) -> bool:
@@ -176,13 +180,13 @@ pointwise(ops.Power(-0.5, shift=0.125), lambda x: (x + 0.125) ** -0.5, "(x + 0.1
 pointwise(ops.Power(0.5, 2.0), lambda x: (2 * x) ** 0.5, "(2x)^0.5", True)
 
 
-@way("PReLU", any_rank)
+@way("PReLU", lambda shape: any_rank(shape) and not volume(shape))  # Caffe refuses it
 def _prelu(net: Bench, x: Held) -> Held:
     slopes = net.random((x.shape[1],))
     return net.layer(ops.PReLU(), [x], F.prelu(x.value, slopes), [slopes])
 
 
-@way("BatchNorm", lambda shape: len(shape) in (2, 4))
+@way("BatchNorm", lambda shape: len(shape) in (2, 4, 5))
 def _batch_norm(net: Bench, x: Held) -> Held:
     channels = (x.shape[1],)
     mean, variance = -net.random(channels), net.random(channels, seed=1).abs() + 0.5
@@ -225,18 +229,18 @@ def convolution(
     channels: int = 4,
     **options: int,
 ) -> Make:
-    function = F.conv2d if kind is ops.Convolution else F.conv_transpose2d
-
     def make(net: Bench, x: Held) -> Held:
         inputs, parts = x.shape[1], groups or x.shape[1]
         outputs = channels if groups else inputs
-        first, second = (outputs, inputs) if kind is ops.Convolution else (inputs, outputs)
-        weight = net.random((first, second // parts, kernel, kernel)) / (inputs // parts * kernel)
+        axes, is_forward = len(x.shape) - 2, kind is ops.Convolution
+        first, second = (outputs, inputs) if is_forward else (inputs, outputs)
+        weight = net.random((first, second // parts, *[kernel] * axes)) / (inputs // parts * kernel)
         bias = net.random((outputs,)) if has_bias else None
         stride, padding, dilation = (options.get(n, d) for n, d in (("stride", 1), ("padding", 0), ("dilation", 1)))
-        window = Window((Axis(kernel, stride, padding, padding, dilation),) * 2)
+        window = Window((Axis(kernel, stride, padding, padding, dilation),) * axes)
         blobs = [weight] if bias is None else [weight, bias]
-        made = function(x.value, weight, bias, groups=parts, **options)
+        functions: Any = {2: (F.conv_transpose2d, F.conv2d), 3: (F.conv_transpose3d, F.conv3d)}[axes]
+        made = functions[is_forward](x.value, weight, bias, groups=parts, **options)
         return net.layer(kind(outputs, window, parts, has_bias), [x], made, blobs)
 
     return make
@@ -254,6 +258,11 @@ way("Convolution", halves, "of two groups")(convolution(ops.Convolution, 3, 2, T
 way("Convolution", halves, "of two groups, 1x1")(convolution(ops.Convolution, 1, 2, False))
 way("Convolution", large, "depthwise")(convolution(ops.Convolution, 3, 0, False, padding=1))
 way("Convolution", large, "depthwise with bias")(convolution(ops.Convolution, 3, 0, True, padding=1))
+way("Convolution", volume, "1x1x1 with bias")(convolution(ops.Convolution, 1, 1, True))
+way("Convolution", volume, "3x3x3 of two groups")(convolution(ops.Convolution, 3, 2, False, padding=1))
+way("Convolution", volume, "3x3x3 depthwise")(convolution(ops.Convolution, 3, 0, True, padding=1))
+way("Deconvolution", volume, "2x2x2")(convolution(ops.Deconvolution, 2, 1, False, stride=2))
+way("Deconvolution", volume, "3x3x3 of two groups with bias")(convolution(ops.Deconvolution, 3, 2, True, padding=1))
 way("Deconvolution", image, "4x4")(convolution(ops.Deconvolution, 4, 1, False, stride=2, padding=1))
 way("Deconvolution", image, "2x2 with bias")(convolution(ops.Deconvolution, 2, 1, True, 6, stride=2))
 way("Deconvolution", halves, "of two groups")(convolution(ops.Deconvolution, 4, 2, False, stride=2, padding=1))
