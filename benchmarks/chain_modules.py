@@ -474,6 +474,7 @@ IMAGES: list[Step] = [
     function("folded", lambda x: F.fold(F.unfold(x, 3, padding=1), x.shape[2:], 3, padding=1) / 9),
     function("pixels of a diagonal", lambda x: x[:, :, [0, 1, 2, 2], [2, 1, 0, 1]].unsqueeze(2)),
     function("rows by rows", lambda x: x @ x.transpose(2, 3).tanh()),
+    function("channels by rows", lambda x: torch.einsum("nchw,ncHW->nhH", x, x.sigmoid()).unsqueeze(1)),
     function("channels mixed", lambda x: torch.einsum("nchw,ndhw->ncdhw", x, x.sigmoid()).mean(2)),
     function(
         "pixels look at pixels", lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT] * 3).mT.view(x.shape)
@@ -511,6 +512,7 @@ TOKENS: list[Step] = [
     ),
     lambda random, shape: Function("places", lambda x, places: x + places, torch.empty(1, *shape[1:])),
     function("tokens by tokens", lambda x: x @ x.transpose(1, 2).tanh() / len(x[0])),
+    function("how far tokens are apart", lambda x: torch.cdist(x, x.flip(2) + 1, 1.0) / len(x[0, 0])),
     function("tokens mixed", lambda x: (x.mT @ x.softmax(1)).mT),
     function("turned", lambda x: x.transpose(1, 2)),
     function("every other", lambda x: x[:, ::2]),

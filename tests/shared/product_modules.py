@@ -216,6 +216,8 @@ class Einsum(nn.Module):
             torch.einsum("...nd,...md", x, y),
             torch.einsum("bhnd,dce->bhnce", x, self.weight),
             torch.einsum("bhnd,bhmd,bhme->bhne", x, y, x),
+            torch.einsum("bhnd,bhme->bhn", x, y),
+            torch.einsum("bhii,bhn->bni", x[:, :, :4], y[..., 0]),
         )
 
 

@@ -732,6 +732,21 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
             + x.norm(0, 1, keepdim=True)
         )
     ),
+    "all distances": fn(
+        lambda x: (
+            *(torch.cdist(x, x.flip(1), p) for p in (1.0, 2.0, float("inf"))),
+            torch.cdist(x.flatten(2).mT, torch.linspace(-1, 1, 12).view(1, 3, 4)),
+        )
+    ),
+    "forms of two vectors": fn(
+        lambda x: F.bilinear(x.mean(3), x.amax(3), torch.linspace(-1, 1, 405).view(5, 9, 9), torch.arange(5.0))
+    ),
+    "einsum of one": fn(
+        lambda x: (
+            torch.einsum("nchw,cdk->ndhw", x, torch.ones(4, 3, 2)),
+            *(torch.einsum("ncii->nci", x[..., :9]), torch.einsum("ncii->nc", x[..., :9])),
+        )
+    ),
     "limits that are tensors": fn(
         lambda x: x.clamp(torch.linspace(-1, 0, 12), torch.linspace(0, 1, 12)) + x.clamp(min=x.mean(1, keepdim=True))
     ),

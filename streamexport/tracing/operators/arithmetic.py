@@ -82,11 +82,6 @@ def _addcmul(scope: Scope, x: Operand, tensor1: Operand, tensor2: Operand, *, va
     return add(scope, x, multiplied(scope, tensor1, tensor2), value)
 
 
-@operator("addcdiv")
-def _addcdiv(scope: Scope, x: Operand, tensor1: Operand, tensor2: Operand, *, value: float = 1) -> Value:
-    return add(scope, x, _div(scope, tensor1, tensor2), value)
-
-
 @operator("reciprocal")
 def _reciprocal(scope: Scope, x: Operand) -> Value:
     return scope.power(x, power=-1)

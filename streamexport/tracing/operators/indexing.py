@@ -138,16 +138,18 @@ def _unfold(node: Node, x: Operand, dimension: int, size: int, step: int) -> Val
 
 
 @operator("diagonal")
-def _diagonal(node: Node, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
-    x = node.activation(x)
-    rank, count = len(x.shape), node.shape[-1]
+def diagonal(scope: Scope, x: Operand, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    x = scope.activation(x)
+    rank = len(x.shape)
     rows, columns = dim1 % rank, dim2 % rank
     rest = [axis for axis in range(rank) if axis not in (rows, columns)]
-    width = x.shape[columns]
+    height, width = x.shape[rows], x.shape[columns]
+    first, count = (
+        (offset, min(height, width - offset)) if offset >= 0 else (-offset * width, min(height + offset, width))
+    )
     turned = replace(x, view=x.view.permuted([*rest, rows, columns]))
-    flat = node.viewed(turned, (*node.shape[:-1], x.shape[rows] * width))
-    first = offset if offset >= 0 else -offset * width
-    return picked(node, flat, len(rest), [first + place * (width + 1) for place in range(count)])
+    flat = scope.viewed(turned, (*(x.shape[axis] for axis in rest), height * width))
+    return picked(scope, flat, len(rest), [first + place * (width + 1) for place in range(count)])
 
 
 @operator("cumsum")

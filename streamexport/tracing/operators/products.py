@@ -19,6 +19,8 @@ from ..views import Shape, View
 from .activations import softmax
 from .arithmetic import add, multiplied
 from .convolutions import linear
+from .indexing import diagonal
+from .reductions import total
 from .registry import operator
 from .shapes import activations, broadcast
 
@@ -120,17 +122,56 @@ def _hiding(mask: torch.Tensor) -> torch.Tensor:
     return added
 
 
+@operator("bilinear")
+def _bilinear(scope: Scope, input1: Operand, input2: Operand, weight: Operand, bias: Operand | None = None) -> Value:
+    """The first times all matrices, and the sums of its products with the second."""
+    assert isinstance(weight, Constant)
+    outputs, width, other = weight.shape
+    rows = weight.mapped((outputs * other, width), lambda values: values.transpose(1, 2).reshape(-1, width))
+    lead = _shape(input2)[:-1]
+    first = scope.viewed(linear(scope, input1, rows), (*lead, outputs, other))
+    second = _shaped(scope, input2, (*lead, 1, other))
+    made = total(scope, multiplied(scope, first, second), -1, False)
+    return made if bias is None else add(scope, made, bias)
+
+
 @operator("einsum")
 def _einsum(scope: Scope, equation: str, tensors: Sequence[Operand], *, path: Sequence[int] | None = None) -> Value:
-    """Products of the first two, of that with the third, and so on."""
+    """Products of the first two, of that with the third, and so on, of what no other tensor has is summed up before."""
     names, result = _letters(equation, [_shape(x) for x in tensors])
-    made, held = tensors[0], names[0]
-    for number, other in enumerate(tensors[1:], 1):
-        later = set(result).union(*names[number + 1 :])
-        made, held = _contracted(scope, made, held, other, names[number], later)
-    if set(held) != set(result):
-        raise UnsupportedError(f"sums over a dimension of one tensor alone: {equation!r}", "call sum() for that")
+    factors = []
+    for number, (x, name) in enumerate(zip(tensors, names, strict=True)):
+        elsewhere = {*result}.union(*names[:number], *names[number + 1 :])
+        factors.append(_reduced(scope, x, name, elsewhere))
+    (made, held), *others = factors
+    for number, (other, name) in enumerate(others, 1):
+        later = set(result).union(*(name for _, name in others[number:]))
+        made, held = _contracted(scope, made, held, other, name, later)
     return scope.activation(_permuted(scope, made, [held.index(letter) for letter in result]))
+
+
+def _reduced(scope: Scope, x: Operand, name: str, elsewhere: set[str]) -> tuple[Operand, str]:
+    """One tensor without dimensions that stand nowhere else, which are summed up, and without repeated ones: diagonals."""
+    for letter in name:
+        if name.count(letter) > 1:
+            first, second = name.index(letter), name.rindex(letter)
+            x = _diagonal(scope, x, first, second)
+            name = name[:first] + name[first + 1 : second] + name[second + 1 :] + letter
+    alone = [axis for axis, letter in enumerate(name) if letter not in elsewhere]
+    if not alone:
+        return x, name
+    shape = tuple(size for axis, size in enumerate(_shape(x)) if axis not in alone)
+    summed = x.mapped(shape, lambda values: values.sum(alone)) if isinstance(x, Constant) else None
+    kept = "".join(letter for letter in name if letter in elsewhere)
+    return summed or total(scope, scope.activation(x), alone, False), kept
+
+
+def _diagonal(scope: Scope, x: Operand, first: int, second: int) -> Operand:
+    shape = _shape(x)
+    kept = tuple(size for axis, size in enumerate(shape) if axis not in (first, second))
+    if isinstance(x, Constant):
+        return x.mapped((*kept, shape[first]), lambda values: values.diagonal(dim1=first, dim2=second))
+    return diagonal(scope, x, 0, first, second)
 
 
 def _letters(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
@@ -147,8 +188,6 @@ def _letters(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
         once = sorted(letter for letter in set(several) if several.count(letter) == 1 and letter not in free)
         result = "..." * bool(most) + "".join(once)
     result = result.replace("...", "".join(free[len(free) - most :]))
-    if any(len(set(name)) != len(name) for name in (*names, result)):
-        raise UnsupportedError(f"takes a diagonal: {equation!r}")
     return names, result
 
 
@@ -157,8 +196,6 @@ def _contracted(scope: Scope, x: Operand, first: str, y: Operand, second: str, l
     batch = [letter for letter in first if letter in second and letter in later]
     inner = [letter for letter in first if letter in second and letter not in later]
     rows, columns = ([c for c in name if c not in (*batch, *inner)] for name in (first, second))
-    if not later.issuperset((*rows, *columns)):
-        raise UnsupportedError("sums over a dimension of one tensor alone", "call sum() for that")
     sizes = dict(zip(second, _shape(y), strict=True)) | {
         letter: size for letter, size in zip(first, _shape(x), strict=True) if size != 1 or letter not in second
     }

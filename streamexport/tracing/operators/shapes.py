@@ -263,16 +263,6 @@ def _unbind(node: Node, x: Operand, dim: int = 0) -> list[Value | None]:
     ]
 
 
-@operator("narrow_copy")
-def _narrow(scope: Scope, x: Operand, dim: int, start: int, length: int) -> Value:
-    return _slice(scope, x, dim, start, start + length)
-
-
-@operator("hstack")
-def _hstack(node: Node, tensors: Sequence[Operand]) -> Value:
-    return cat(node, tensors, min(1, len(node.shape) - 1))
-
-
 @operator("slice.Tensor")
 def _slice(
     scope: Scope, x: Operand, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
