@@ -28,7 +28,7 @@ from ..net import kernels
 from ..net.graph import Blob, Layer
 from ..net.operations import Concat, Convolution, Deconvolution, Rearrange, Reshape, Shape, Slice
 from ..net.windows import ONE_PIXEL, Window
-from .turning import split
+from .turning import within
 
 STEP = 24
 """What a convolution costs besides its multiplications, in these, for each element: it is read, unfolded and written. This
@@ -66,10 +66,8 @@ def express(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[La
 
 def _channels(blob: Shape, atoms: Sequence[int], order: Sequence[int]) -> int:
     """How many atoms make up the batch, the first, and the channels of a blob, if nothing but these is rearranged; else 0."""
-    end = split(atoms, prod(blob[:2]))
-    if end is None or atoms[0] != blob[0] or order[0] or [*order[end:]] != [*range(end, len(order))]:
-        return 0
-    return end
+    channels = within(atoms, order, blob[0], prod(blob[:2])) if atoms[0] == blob[0] and order[0] == 0 else None
+    return channels[1] if channels else 0
 
 
 def _picked(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[Layer]:

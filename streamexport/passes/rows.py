@@ -18,7 +18,7 @@ from ..net.graph import Blob, Layer, Net
 from ..net.operations import Convolution, Deconvolution, Flatten, InnerProduct, Rearrange, Reshape, Shape, Slice
 from ..net.windows import ONE_PIXEL
 from .cleaning import without
-from .turning import seen_as, split
+from .turning import seen_as, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +106,17 @@ def _turned(made: _Made, layer: Layer) -> Iterator[Layer]:
     """The layers that make what a Rearrange does of it; none where more than outputs change places."""
     moved = layer.operation
     assert isinstance(moved, Rearrange)
-    first, last = split(moved.atoms, made.before), split(moved.atoms, made.before * made.outputs)
-    order = moved.order
-    if first is None or last is None:
+    outputs = within(moved.atoms, moved.order, made.before, made.before * made.outputs)
+    if outputs is None:
         return
-    if [*order[:first], *order[last:]] != [*range(first), *range(last, len(order))]:
-        return
-    sizes = moved.atoms[first:last]
-    inside = [atom - first for atom in order[first:last]]
+    first, last = outputs
+    sizes, order = moved.atoms[first:last], [atom - first for atom in moved.order[first:last]]
     weight, *bias = made.maker.blobs
-    blobs = [_rows(weight, made.outer, made.inner, sizes, inside), *(_rows(blob, 1, 1, sizes, inside) for blob in bias)]
-    if any(blob is None for blob in blobs):
+    found = [_rows(weight, made.outer, made.inner, sizes, order), *(_rows(blob, 1, 1, sizes, order) for blob in bias)]
+    blobs = tuple(blob for blob in found if blob is not None)
+    if len(blobs) < len(found):
         return
-    yield replace(made.maker, blobs=tuple(blob for blob in blobs if blob is not None), origin=None)
+    yield replace(made.maker, blobs=blobs, origin=None)
     yield from (replace(between, origin=None) for between in made.between)
     yield replace(layer, operation=Reshape.to(moved.shape, moved.blob))
 

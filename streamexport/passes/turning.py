@@ -18,14 +18,14 @@ from ..payload.tensors import Cast, Stored, Strided, Tensor
 
 def into_weights(net: Net) -> Net:
     """The net without the Rearranges whose only reader can have them in its weights."""
-    taken: dict[str, Layer] = {}
-    gone: set[str] = set()
+    consumers = net.consumers
+    changed: dict[str, Layer | None] = {}
     for layer in net.layers:
-        readers = net.consumers.get(layer.tops[0], []) if isinstance(layer.operation, Rearrange) else []
+        readers = consumers.get(layer.tops[0], []) if isinstance(layer.operation, Rearrange) else []
         if len(readers) == 1 and layer.tops[0] not in net.outputs and (taking := _taking(layer, readers[0])):
-            taken[taking.name] = taking
-            gone.add(layer.name)
-    return net.with_layers(tuple(taken.get(layer.name, layer) for layer in net.layers if layer.name not in gone))
+            changed |= {layer.name: None, taking.name: taking}
+    layers = (changed.get(layer.name, layer) for layer in net.layers)
+    return net.with_layers(tuple(layer for layer in layers if layer is not None))
 
 
 def _taking(turned: Layer, reader: Layer) -> Layer | None:
@@ -35,26 +35,28 @@ def _taking(turned: Layer, reader: Layer) -> Layer | None:
     if reader.shared or not reader.blobs:
         return None
     if isinstance(operation, InnerProduct):
-        before = len(moved.shape[: operation.axis])
+        before, whole = len(moved.shape[: operation.axis]), prod(moved.blob)
         outer, inner = (1, operation.outputs) if operation.is_transposed else (operation.outputs, 1)
-        behind: int | None = len(moved.atoms)
     elif isinstance(operation, Convolution) and operation.groups == 1 and moved.shape == moved.blob:
-        before, outer, inner = 1, operation.outputs, prod(operation.window.kernel)
-        behind = split(moved.atoms, prod(moved.blob[:2]))
+        before, whole = 1, prod(moved.blob[:2])
+        outer, inner = operation.outputs, prod(operation.window.kernel)
     else:
         return None
-    first, order = split(moved.atoms, prod(moved.shape[:before])), moved.order
-    if first is None or behind is None or moved.shape[:before] != moved.blob[:before]:
+    columns = within(moved.atoms, moved.order, prod(moved.shape[:before]), whole)
+    if columns is None or moved.shape[:before] != moved.blob[:before]:
         return None
-    if [*order[:first], *order[behind:]] != [*range(first), *range(behind, len(order))]:
-        return None
-    weight = _columns(reader.blobs[0], outer, inner, moved.atoms, order[first:behind])
+    weight = _columns(reader.blobs[0], outer, inner, moved.atoms, moved.order[slice(*columns)])
     return replace(reader, bottoms=turned.bottoms, blobs=(weight, *reader.blobs[1:])) if weight else None
 
 
-def split(atoms: Sequence[int], count: int) -> int | None:
-    """How many of the first atoms make up so many elements."""
-    return next((n for n in range(len(atoms) + 1) if prod(atoms[:n]) == count), None)
+def within(atoms: Sequence[int], order: Sequence[int], before: int, whole: int) -> tuple[int, int] | None:
+    """Atoms [first, last), if none but they change places: those in front make up `before` elements, with them `whole`."""
+    counts = [prod(atoms[:n]) for n in range(len(atoms) + 1)]
+    if before not in counts or whole not in counts:
+        return None
+    first, last = counts.index(before), len(atoms) - counts[::-1].index(whole)
+    is_kept = [*order[:first], *order[last:]] == [*range(first), *range(last, len(order))]
+    return (first, last) if is_kept else None
 
 
 def _columns(weight: Blob, outer: int, inner: int, atoms: Sequence[int], order: Sequence[int]) -> Blob | None:
