@@ -68,6 +68,18 @@ class Masked(nn.Module):
         return torch.cat(made, -1)
 
 
+class Alike(nn.Module):
+    """A factor that is repeated: what repeats it is called as a part of the product is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        return x[:, :1] @ x.mT
+
+
 class Hiding(nn.Module):
     """Masks of truth values that are computed; one hides all keys."""
 
@@ -259,6 +271,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
     "attention, wide": (Wide, (1, 256, 8, 16)),
     "masks": (Masked, (2, 6, 8)),
+    "parts called alike": (Alike, (2, 4, 6, 8)),
     "masks of activations": (Hiding, (2, 6, 8)),
     "masks by hand": (ByHand, (1, 6, 8)),
     "grouped queries": (Grouped, (2, 9, 8)),
