@@ -38,6 +38,15 @@ def triangle(size: int) -> Blob:
     return Blob((size, size), Triangle(size))
 
 
+Row = tuple[int, Sequence[float]]
+"""The column from which on a row of a matrix has other numbers than zeros, and these."""
+
+
+def banded(rows: Sequence[Row], width: int) -> Blob:
+    """A matrix of so many columns whose rows have few numbers, one behind the other, and zeros else."""
+    return Blob((len(rows), width), Banded(rows, width))
+
+
 def literal(shape: Shape, values: Sequence[float]) -> Blob:
     """A small blob of these values, rounded to float32."""
     floats = array("f", values)
@@ -148,6 +157,24 @@ class Triangle(_OfNothing):
         rows, columns = np.divmod(np.arange(first, last), self.width)
         made: Array = (columns <= rows).astype(self.dtype.code)
         return made
+
+
+class Banded(_OfNothing):
+    """The rows of a matrix of `width` columns with some numbers from a column on, zeros else."""
+
+    name = "band"
+
+    def __init__(self, rows: Sequence[Row], width: int) -> None:
+        self.rows, self.width, self.count = rows, width, width * len(rows)
+
+    def elements(self, first: int, last: int) -> Array:
+        import numpy as np
+
+        begin, end = first // self.width, -(-last // self.width)
+        made = np.zeros((end - begin, self.width), self.dtype.code)
+        for row, (column, numbers) in zip(made, self.rows[begin:end], strict=True):
+            row[column : column + len(numbers)] = numbers
+        return made.reshape(-1)[first - begin * self.width : last - begin * self.width]
 
 
 class Selected(_OfNothing):

@@ -87,11 +87,6 @@ class View:
         assert view is not None
         return view
 
-    def resized(self, dim: int, size: int) -> View:
-        """The view in which one dimension, a single atom or of size 1 in a blob that has it so, has another size."""
-        (atom,) = self.dims[dim]
-        return View((*self.atoms[:atom], size, *self.atoms[atom + 1 :]), self.dims)
-
     def _joined(self) -> View:
         """The same with neighbours made one that follow each other in a dimension."""
         following = {pair for dim in self.dims for pair in pairwise(dim) if pair[1] == pair[0] + 1}

@@ -186,6 +186,14 @@ def streamed(tmp_path) -> Made:
     return streams.Streamed(made, 150_000, "w"), (values.reshape(500, 300) * factors).tobytes()
 
 
+def banded(tmp_path):
+    rows = [(0, (1.5,)), (3, (0.25, 0.75)), (2, ()), (5, (1.0, -2.0)), *((n % 7, (n / 3,)) for n in range(40))]
+    made = np.zeros((len(rows), 7), "<f4")
+    for row, (column, numbers) in zip(made, rows, strict=True):
+        row[column : column + len(numbers)] = numbers
+    return kernels.Banded(rows, 7), made.tobytes()
+
+
 def blocks(tmp_path) -> Made:
     values = normal(600)
     expected = np.concatenate([values[400:600], values[:200], values[200:400]])
@@ -214,6 +222,7 @@ KINDS: dict[str, tuple[type, Callable[..., Made]]] = {
     "Cast, from bfloat16": (Cast, brain_floats),
     "Filled": (kernels.Filled, lambda tmp: (kernels.Filled(99, 1.5), np.full(99, 1.5, "<f4").tobytes())),
     "Selected": (kernels.Selected, selected),
+    "Banded": (kernels.Banded, banded),
     "Triangle": (kernels.Triangle, lambda tmp: (kernels.Triangle(200), np.tri(200, dtype="<f4").tobytes())),
     "Embedded": (kernels.Embedded, embedded),
     "Blocks": (kernels.Blocks, blocks),

@@ -181,3 +181,24 @@ def test_what_several_ways_lead_to_is_computed_once():
         constant = operands.Constant((3,), (), None, lambda last=constant: last.value() + last.value())
     assert torch.equal(constant.value(), torch.full((3,), 2.0**40)) and len(calls) == 1
     assert torch.equal(constant.value(), torch.full((3,), 2.0**40)) and len(calls) == 2
+
+
+class Longer(nn.Module):
+    """A sequence that is resized by a matrix of 2 billion elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(self.conv(x), 50000, mode="linear")
+
+
+def test_what_resizes_a_long_sequence_is_never_held(tmp_path):
+    torch.save(Longer().state_dict(), tmp_path / "c.pth")
+    options = Options(f"{__file__}:Longer", input_shape=(1, 1, 40000))
+    plan = streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel.h5", options)
+    (matrix,) = (blob for layer in plan.net.layers for blob in layer.blobs if blob.shape == (50000, 40000))
+    row = np.frombuffer(rendered(matrix.values, 4 * 43210 * 40000, 4 * 43211 * 40000), "f4")
+    x = torch.randn(1, 1, 40000)
+    np.testing.assert_allclose(row @ x.numpy().ravel(), F.interpolate(x, 50000, mode="linear")[0, 0, 43210], rtol=1e-3)

@@ -11,8 +11,8 @@ from ..views import Shape
 from .arithmetic import add
 from .choosing import chosen, finite, plain
 from .indexing import added_up, picked, places_of
+from .padding import padded
 from .registry import operator
-from .resizing import padded
 from .shapes import broadcast, cat, converted, sliced
 
 

@@ -18,8 +18,9 @@ from ..node import Node, Scope
 from ..operands import Operand, UnsupportedError, Value
 from ..views import Shape
 from .indexing import picked
+from .interpolation import Matrix
 from .registry import operator
-from .resizing import Matrix, resized
+from .resizing import resized
 from .shapes import sliced
 
 RANKS = (1, 2, 3)
@@ -294,7 +295,9 @@ def _shares(along: Along, counts: Counts) -> Matrix:
     for at, window in enumerate(along.windows()):
         start = at * along.axis.stride - along.axis.low if along.axis is not None else window[0]
         share = 1 / counts(along, start, len(window))
-        matrix.append([share if place in window else 0.0 for place in range(along.size)])
+        first, *_, last = window[0], window[-1]
+        reach = along.axis.dilation if along.axis is not None else 1
+        matrix.append((first, [0.0 if (place - first) % reach else share for place in range(first, last + 1)]))
     return matrix
 
 
