@@ -401,6 +401,7 @@ _CODECS: Mapping[type[Operation], _Pair] = {
     ops.DummyData: _Pair(_dummy_data_said, _dummy_data_heard),
     ops.ELU: _fields(ops.ELU, "elu_param", ("alpha",), alpha="alpha"),
     ops.Eltwise: _Pair(_eltwise_said, _eltwise_heard),
+    ops.Embed: _fields(ops.Embed, "embed_param", outputs="num_output", inputs="input_dim", has_bias="bias_term"),
     ops.Exp: _fields(ops.Exp, "exp_param", **_RANGE),
     ops.Flatten: _fields(ops.Flatten, "flatten_param", axis="axis", end_axis="end_axis"),
     ops.GRU: _fields(ops.GRU, "x_param", outputs="hidden_size"),

@@ -115,8 +115,13 @@ def parity(
     options = options or record.trusted(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
-    numbers = np.random.default_rng(SEED)
-    inputs = {name: numbers.standard_normal(shape).astype(np.float32) for name, shape in bound.given.shapes.items()}
+    numbers, rows = np.random.default_rng(SEED), bound.rows
+    inputs = {
+        name: (numbers.integers(rows[name], size=shape) if name in rows else numbers.standard_normal(shape)).astype(
+            np.float32
+        )
+        for name, shape in bound.given.shapes.items()
+    }
     standing = (*net.layers, *(layer for chain in net.left_out for layer in chain))
     watched = {layer.origin.path for layer in standing if layer.origin is not None}
     torchs = partial(run, bound.make, bound.tensors, bound.given, inputs, watched, halved=_halved(net))

@@ -14,6 +14,7 @@ from ..net import batches
 from ..net.fitting import Bound, listed
 from ..net.graph import Net
 from ..net.inference import infer
+from ..net.inputs import rows_named
 from ..passes import dialects, preprocessing
 from ..sources import Path
 from ..tracing import modules
@@ -26,6 +27,7 @@ def bind(checkpoints: Sequence[Path], options: Options) -> Bound:
     Raises what `open_weights` raises, and NetError where tensors, net and options do not fit.
     """
     weights, bound = _bound(checkpoints, options)
+    bound = replace(bound, rows=rows_named(bound.net))
     raw = preprocessing.expect(bound.net, options.mean, options.std)
     net = passes.apply(
         raw,
@@ -71,10 +73,12 @@ def _bound(checkpoints: Sequence[Path], options: Options) -> tuple[Weights, Boun
 
 
 def _of_inputs(bound: Bound, net: Net) -> Iterator[str]:
-    """Whether torch's module is given more."""
+    """Whether torch's module is given more; and what is no image, but names rows of a table."""
     unused = [name for name in bound.given.shapes if name not in net.inputs]
     if unused:
         yield f"nothing is computed from {', '.join(unused)}, which the net therefore is without"
+    for name, rows in bound.rows.items():
+        yield f"{name} is whole numbers from 0 to {rows - 1}, which name rows of a table"
 
 
 def _of_outputs(net: Net, options: Options) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
 
@@ -99,6 +99,7 @@ class Bound:
     given : what its `forward` is given
     sources : the files that the checkpoint stands in, where they are known
     expects : what the module expects of its input, where that is known
+    rows : of the smallest table of which an input names rows, by the input
     """
 
     net: Net
@@ -107,6 +108,7 @@ class Bound:
     given: Arguments
     sources: tuple[Source, ...] = ()
     expects: Preprocessing | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
 
 
 def under(tensors: Mapping[str, S], prefix: str) -> dict[str, S]:

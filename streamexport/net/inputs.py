@@ -13,8 +13,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NetError
-from .graph import LARGEST
-from .operations import Shape
+from .graph import LARGEST, Layer, Net
+from .kernels import Selected
+from .operations import Embed, Flatten, Rearrange, Reshape, Shape, Slice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,3 +144,23 @@ def _by_place(takes: Signature) -> Iterator[str]:
     while True:
         yield f"{rest}_{number}"
         number += 1
+
+
+def rows_named(net: Net) -> dict[str, int]:
+    """The inputs that name rows of tables, and how many rows the smallest of these has."""
+    named: dict[str, int] = {}
+    inputs = {name: name for name in net.inputs}  # by the blobs that hold their elements
+    for layer in net.layers:
+        source = inputs.get(layer.bottoms[0]) if len(layer.bottoms) == 1 else None
+        if source is None:
+            continue
+        if isinstance(layer.operation, Embed):
+            named[source] = min(layer.operation.inputs, named.get(source, layer.operation.inputs))
+        elif isinstance(layer.operation, Rearrange | Reshape | Flatten | Slice) or _picks(layer):
+            inputs.update(dict.fromkeys(layer.tops, source))
+    return named
+
+
+def _picks(layer: Layer) -> bool:
+    """Whether it multiplies by zeros and single ones."""
+    return bool(layer.blobs) and all(isinstance(blob.values, Selected) for blob in layer.blobs)

@@ -15,6 +15,8 @@ Nets come with things that not all of them know, and leave in words that the dia
         opencv, ssd Reshape, `Permute`, Reshape
         portable, bvlc  exchanges of neighbouring dimensions, by Slice and Concat or by convolutions with an identity, or a
                     1x1 convolution that picks channels (`passes.exchanges`)
+    Embed, which is Caffe's
+        portable, opencv  a matrix times a vector with a single 1, for each number, which has to be whole
     Gelu, which is OpenCV's
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
@@ -47,6 +49,7 @@ from ..net.operations import (
     Crop,
     Deconvolution,
     Eltwise,
+    Embed,
     Gelu,
     MatMul,
     Operation,
@@ -62,7 +65,7 @@ from ..net.operations import (
     Threshold,
 )
 from ..net.windows import Window
-from . import exchanges, naming, products, ranking, recurrence, volumes
+from . import embedding, exchanges, naming, products, ranking, recurrence, volumes
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -120,6 +123,8 @@ def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Lay
         return [made for step in steps for made in (_expressed(step, (), dialect) if step is not layer else [step])]
     if isinstance(layer.operation, ArgMax) and dialect not in ("bvlc", "ssd"):
         return [made for step in ranking.ranked(layer, bottoms[0]) for made in _expressed(step, (), dialect)]
+    if isinstance(layer.operation, Embed) and dialect not in ("bvlc", "ssd"):
+        return list(embedding.picked(layer, bottoms[0]))
     if isinstance(layer.operation, Pooling):
         return list(_pooling(layer, bottoms, dialect))
     if isinstance(layer.operation, Deconvolution) and len(layer.operation.window.axes) > 2:

@@ -94,6 +94,19 @@ def _inner_product(operation: ops.InnerProduct, task: Task) -> Tensor:
     return top.view(task.top)
 
 
+def _embed(operation: ops.Embed, task: Task) -> Tensor:
+    wanted = task.bottom.flatten().long()
+    if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < operation.inputs:
+        raise IndexError(f"rows {int(wanted.min())} to {int(wanted.max())} are asked for, of {operation.inputs}")
+    top = torch.empty(len(wanted), operation.outputs)
+    for first, last, rows in task.parameters.rows(1, 1):
+        here = (first <= wanted) & (wanted < last)
+        top[here] = rows[wanted[here] - first]
+    if len(task.parameters) > 1:
+        top += task.parameters.whole(1)
+    return top.view(task.top)
+
+
 def _matmul(operation: ops.MatMul, task: Task) -> Tensor:
     flags = (operation.is_first_transposed, operation.is_second_transposed)
     first, second = (x.mT if flag else x for x, flag in zip(task.bottoms, flags, strict=True))
@@ -273,6 +286,7 @@ _OPERATIONS: Mapping[type[Operation], Callable[[Any, Task], list[Tensor]]] = {
     ],
     ops.ELU: _one(lambda operation, task: F.elu_(task.taken(), operation.alpha)),
     ops.Eltwise: _one(_eltwise),
+    ops.Embed: _one(_embed),
     ops.Exp: _one(_exp),
     ops.GRU: _one(gru),
     ops.Gelu: _one(lambda operation, task: F.gelu(task.bottom)),

@@ -212,7 +212,7 @@ def _run(
             try:
                 with torch.inference_mode():  # not around `yield`, where it would hold for the caller as well
                     tops = compute(layer.operation, Task(bottoms, step.tops, weights, is_spare))
-            except (RuntimeError, MemoryError) as error:
+            except (RuntimeError, MemoryError, IndexError) as error:
                 raise NetError(f"cannot be computed: {error}", tensor=f"layer {layer.name}") from error
             del bottoms
         named = dict(zip(layer.tops, tops, strict=True))

@@ -206,6 +206,8 @@ class _Walk:
         if not any(isinstance(leaf, Value) for leaf in leaves(arguments)) and not _is_random(node):
             return computed(node, *arguments)
         name = ends.function(node)
+        if self.names_rows(node):
+            return arguments[0][0]
         try:
             if name not in self.operators:
                 raise UnsupportedError("is not known here")
@@ -225,6 +227,18 @@ class _Walk:
                 raise NetError(what, tensor=place) from error
             raise FaultError.of(error, place) from error
         return _placeholders(node)
+
+    def names_rows(self, node: fx.Node) -> bool:
+        """Whether it makes whole numbers only to name rows of constants: what does that in Caffe rounds toward zero, too."""
+        if ends.function(node) not in ("_to_copy", "to.dtype") or not str(node.meta["val"].dtype).startswith(
+            "torch.int"
+        ):
+            return False
+        tables = {"embedding", "index.Tensor"}
+        return all(
+            ends.function(reader) in tables and isinstance(self.results.get(reader.args[0]), Constant)
+            for reader in node.users
+        )
 
     def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
         self.refused.add(node.name)

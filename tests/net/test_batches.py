@@ -26,7 +26,7 @@ def free() -> list[object]:
 def test_where_a_kind_takes_any_batch_each_image_is_what_it_is_alone(tmp_path, example):
     made = net(iter([example]))
     text, model, given = write(tmp_path, made)
-    others = {name: -0.5 * values for name, values in given.items()}
+    others = {name: np.flip(values, -1).copy() for name, values in given.items()}
     alone = [forward(text, [model], images) for images in (given, others)]
     both = forward(text, [model], {name: np.concatenate([given[name], others[name]]) for name in given})
     for top, values in both.items():

@@ -85,6 +85,7 @@ EXAMPLES: dict[type[Operation], Sequence[Example]] = {
             Example(ops.Eltwise("PROD"), (IMAGE, IMAGE)),
             Example(ops.Eltwise("MAX"), (IMAGE, IMAGE)),
         ],
+        ops.Embed: [Example(ops.Embed(5, 7, False), ((3, 2, 4, 2),)), Example(ops.Embed(5, 7), ((3, 2, 4, 2),))],
         ops.Exp: [ops.Exp(2.0, 0.5, 0.25)],
         ops.Flatten: [ops.Flatten(2, 3)],
         ops.GRU: [Example(ops.GRU(5), ((3, 2, 4),))],
@@ -230,6 +231,8 @@ def write(directory: Path, made: Net) -> tuple[Path, Path, dict[str, np.ndarray]
     layout.render(0, layout.size, memoryview(data))
     model.write_bytes(data)
     given = {name: random(shape) for name, shape in zip(made.inputs, made.input_shapes, strict=True)}
+    for name in (layer.bottoms[0] for layer in made.layers if isinstance(layer.operation, ops.Embed)):
+        given[name] = np.abs(given[name]).clip(0, 6)  # which is rounded down
     np.savez(directory / "inputs.npz", **given)
     return text, model, given
 

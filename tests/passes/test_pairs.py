@@ -53,9 +53,9 @@ UNUSUAL = ("Power x^3", "Power x^-0.5", "Power (2x)^0.5")
 NOT_WRITTEN = {"Dropout", "Normalize", "Parameter", "Reduction", "Silence", "Tile"}
 """Kinds that are known, so that other people's nets can be run."""
 
-CAFFES_ALONE = {"ArgMax", "Bias", "DummyData"}
-"""Kinds that are written for Caffe, which merges nothing: see test_recurrent.py, test_products.py and test_top_values.py in
-tests/tracing."""
+CAFFES_ALONE = {"ArgMax", "Bias", "DummyData", "Embed"}
+"""Kinds that are written for Caffe, which merges nothing: see test_embedding.py, test_products.py, test_recurrent.py and
+test_top_values.py in tests/tracing."""
 
 
 @dataclass(frozen=True)

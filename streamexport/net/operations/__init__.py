@@ -51,7 +51,7 @@ from .rearrangements import (
 )
 from .recurrent import GRU, LSTM, Recurrent
 from .reductions import ArgMax, Pooling, Reduction
-from .weighted import Convolution, Deconvolution, InnerProduct, MatMul
+from .weighted import Convolution, Deconvolution, Embed, InnerProduct, MatMul
 
 __all__ = [
     "BNLL",
@@ -75,6 +75,7 @@ __all__ = [
     "Dropout",
     "DummyData",
     "Eltwise",
+    "Embed",
     "Exp",
     "Flatten",
     "Gelu",

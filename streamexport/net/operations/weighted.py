@@ -127,6 +127,23 @@ class InnerProduct(Operation):
 
 
 @dataclass(frozen=True, slots=True)
+class Embed(Operation):
+    """Rows of a matrix (inputs, outputs) by their numbers, which Caffe rounds toward zero, and a bias."""
+
+    outputs: int
+    inputs: int
+    has_bias: bool = True
+    large_blobs: ClassVar[int] = 1
+
+    def top_shapes(self, bottoms: Sequence[Shape], count: int) -> tuple[Shape, ...]:
+        return ((*bottoms[0], self.outputs),)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> tuple[Shape, ...]:
+        weight = (self.inputs, self.outputs)
+        return (weight, (self.outputs,)) if self.has_bias else (weight,)
+
+
+@dataclass(frozen=True, slots=True)
 class MatMul(Operation):
     """Two activations multiplied as matrices, (..., m, k) by (..., k, n), each of which may be held transposed; what is in
     front of the matrices is alike, or 1 throughout for one of the two. OpenCV has it; `passes.products` composes it for the

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...net import kernels
 from ...net.graph import Blob
-from ...net.operations import InnerProduct
+from ...net.operations import Embed, InnerProduct
 from ..arranged import arrange
 from ..node import Node, Scope
 from ..operands import Constant, Operand, UnsupportedError, Value
 from ..views import View
-from .comparisons import shown
-from .convolutions import linear
 from .registry import operator
 from .shapes import broadcast
 
@@ -80,12 +78,20 @@ def _index(node: Node, x: Operand, indices: Sequence[Operand | None]) -> Value:
 
 
 def _row_of(node: Node, table: Constant, index: Operand | None) -> Value:
-    """A row of a table of constants, as an embedding has it, by a place that is computed."""
-    place = node.activation(index)  # type: ignore[arg-type]
-    rows = shown(node, node.viewed(place, (*place.shape, 1)), len(place.shape), table.shape[0])
-    columns = table.count // table.shape[0]
-    weight = table.mapped((columns, table.shape[0]), lambda values: values.reshape(-1, columns).t())
-    return node.viewed(linear(node, rows, weight), node.shape)
+    """Rows of a table of constants, by places that are computed, or come in."""
+    places = node.activation(index)  # type: ignore[arg-type]
+    rows, columns = table.shape[0], table.count // table.shape[0]
+    embed = Embed(columns, rows, has_bias=False)
+    blobs = [node.blob(table, (rows, columns))]
+    return node.viewed(node.layer(embed, [node.reshaped(places, places.shape or (1,))], blobs), node.shape)
+
+
+@operator("embedding")
+def _embedding(node: Node, weight: Operand, indices: Operand, *_: Any, **__: Any) -> Value:
+    """What is left out, `padding_idx` among it, is for training."""
+    if not isinstance(weight, Constant):
+        raise UnsupportedError("takes rows of what depends on the input")
+    return _row_of(node, weight, indices)
 
 
 def _together(node: Node, x: Value, first: int, places: Sequence[Any]) -> Value:
