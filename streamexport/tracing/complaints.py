@@ -11,7 +11,7 @@ HIDDEN = (
 GPU = ("it asks for a GPU", "take the device from the input, as x.device, and leave out .cuda()")
 INTEGERS = (
     "it takes integers as an input, which choose among others",
-    "blobs are float32: let it take what is chosen instead",
+    "blobs are float32: let a module around it take floats, and give it x.long()",
 )
 BOOLEANS = (
     "it takes booleans as an input",
