@@ -40,6 +40,7 @@ MOST = 12
 """Kinds of refusals that a message lists."""
 DTYPES = ("float32", "bool", "int32", "int64")
 """Of results that floats express: truth values as 1 and 0, whole numbers up to 2^24."""
+TAKING_ROWS = ("embedding", "index.Tensor")
 
 
 def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments) -> Net:
@@ -234,11 +235,10 @@ class _Walk:
             "torch.int"
         ):
             return False
-        tables = {"embedding", "index.Tensor"}
-        return all(
-            ends.function(reader) in tables and isinstance(self.results.get(reader.args[0]), Constant)
-            for reader in node.users
-        )
+        tables = [
+            _resolved(reader.args[0], self.results) for reader in node.users if ends.function(reader) in TAKING_ROWS
+        ]
+        return len(tables) == len(node.users) and all(isinstance(table, Constant) for table in tables)
 
     def refuse(self, node: fx.Node, refused: UnsupportedError) -> None:
         self.refused.add(node.name)
