@@ -278,11 +278,13 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
     blob, shape, atoms, order = moved.blob, moved.shape, moved.atoms, moved.order
     if blob[0] == 1 and atoms[0] != 1:  # a batch of one is no atom of a view
         atoms, order = (1, *atoms), (0, *(atom + 1 for atom in order))
-    turned = tuple(atoms[atom] for atom in order)
     if dialect in HAVE_PERMUTE:
-        steps = exchanges.reshaped(f"{layer.name}.split", blob, atoms)
+        if end := exchanges.images(moved, atoms, order):
+            atoms, order = (*atoms[:end], *blob[2:]), (*order[:end], end, end + 1)
+        turned = tuple(atoms[atom] for atom in order)
+        steps = exchanges.reshaped(f"{layer.name}.split", blob, atoms, bool(end))
         steps.append(Layer(f"{layer.name}.turn", Permute(order), (), (), shapes=(turned,)))
-        steps += exchanges.reshaped(f"{layer.name}.join", turned, shape)
+        steps += exchanges.reshaped(f"{layer.name}.join", turned, shape, bool(end))
     else:
         steps = exchanges.express(layer, atoms, order)
     bottoms = layer.bottoms

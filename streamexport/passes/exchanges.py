@@ -36,11 +36,11 @@ and the following were measured in Caffe and OpenCV, on one thread, where a mult
 PICK = 4
 """The same for one of 1 x 1, which unfolds nothing."""
 COPIES = 8
-"""What two copies cost for each element of long runs."""
+"""What two copies cost for each element."""
 RUN = 400
-"""What a run costs besides: a call of memcpy."""
+"""What each run costs besides, however long it is: calls of memcpy."""
 PART = 10_000
-"""What a part costs: its top, and two loops over its runs."""
+"""What each part costs besides: its top, and loops over its runs."""
 
 Exchange = tuple[int, int, int]
 """Atoms [i, j) and [j, k) of those that are there change places."""
@@ -56,16 +56,22 @@ def express(layer: Layer, atoms: Sequence[int], order: Sequence[int]) -> list[La
     moved = layer.operation
     assert isinstance(moved, Rearrange)
     sizes, order = tuple(atoms), tuple(order)
-    channels = _channels(moved.blob, sizes, order)
-    end = channels if len(moved.blob) == 4 and moved.shape == moved.blob else 0
+    end = images(moved, sizes, order)
+    channels = end or _channels(moved.blob, sizes, order)
     cost, path = cheapest(sizes, order, end)
     if channels and prod(sizes[1:channels]) + PICK <= cost:
         return _picked(layer, sizes[1:channels], [atom - 1 for atom in order[1:channels]])
     return _exchanged(layer, sizes, path, end)
 
 
+def images(moved: Rearrange, atoms: Sequence[int], order: Sequence[int]) -> int:
+    """How many atoms make up the batch, which is the first, and the channels of images, if nothing but channels is
+    rearranged, which can be done at any size; else 0."""
+    return _channels(moved.blob, atoms, order) if len(moved.blob) == 4 and moved.shape == moved.blob else 0
+
+
 def _channels(blob: Shape, atoms: Sequence[int], order: Sequence[int]) -> int:
-    """How many atoms make up the batch, the first, and the channels of a blob, if nothing but these is rearranged; else 0."""
+    """The same of any blob, whose second axis are the channels."""
     channels = within(atoms, order, blob[0], prod(blob[:2])) if atoms[0] == blob[0] and order[0] == 0 else None
     return channels[1] if channels else 0
 

@@ -119,15 +119,17 @@ IMAGES = {
     "copied from behind": ((2, 64, 9, 11), (2, 16, 4, 99), ["Slice", "Concat"]),
     "before others": ((2, 60, 12, 12), (2, 3, 5, 4, 144), ["Slice", "Concat"]),
 }
-"""A bottom's shape, the atoms, of which the second and the third change places, and the layers besides Reshape."""
+"""A bottom's shape, the atoms, of which the second and the third change places, and the layers that do it in portable."""
 
 
-@pytest.fixture(params=IMAGES.values(), ids=IMAGES)
+@pytest.fixture(params=itertools.product(IMAGES.values(), ("portable", "ssd")), ids=str)
 def image(request, tmp_path):
     """Channels of images in another order, of which there is one more, and larger, than was said; what it makes of them."""
-    shape, atoms, kinds = request.param
-    turned = Turned(tmp_path / "net", (shape, atoms, (0, 2, 1, *range(3, len(atoms))), shape), "portable")
-    assert [layer.type for layer in turned.net.layers[1:-1] if layer.type != "Reshape"] == kinds
+    (shape, atoms, kinds), dialect = request.param
+    turned = Turned(tmp_path / "net", (shape, atoms, (0, 2, 1, *range(3, len(atoms))), shape), dialect)
+    assert [layer.type for layer in turned.net.layers[1:-1] if layer.type != "Reshape"] == (
+        kinds if dialect == "portable" else ["Permute"]
+    )
     n, _, height, width = larger = (shape[0] + 1, shape[1], shape[2] + 1, shape[3] + 2)
     values = np.random.default_rng(1).standard_normal(larger).astype("<f4")
     wanted = values.reshape(n, *atoms[1:-1], height, width).swapaxes(1, 2).reshape(larger)
