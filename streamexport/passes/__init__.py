@@ -22,6 +22,7 @@ from . import (
     slicing,
     sums,
     turning,
+    weighing,
 )
 
 
@@ -39,7 +40,7 @@ def apply(
     names: str = "torch",
 ) -> Net:
     """Cutting, softmax, sums, slices, rows, turned dimensions, scales, dialect, folding, input, matrices, cleaning, offsets,
-    outputs, what OpenCV merges, writing in place, precision, names; sharing last, when all is said."""
+    outputs, what OpenCV merges, writing in place, precision, names, sharing; what all that weighs is said last."""
     if end:
         net = cutting.cut(net, end)
     if not softmax:
@@ -58,4 +59,4 @@ def apply(
     if in_place:
         net = cleaning.write_in_place(offsets.over_a_term(net))
     net = precision.store(net, dtype)
-    return sharing.share(naming.rename(net, names), dialect)
+    return weighing.weighed(sharing.share(naming.rename(net, names), dialect))

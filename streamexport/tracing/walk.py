@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Error, FaultError, NetError, reason
+from ..errors import Error, FaultError, LimitError, NetError, reason
 from ..net.graph import Call, Layer, Net, Refusal
 from ..net.inputs import Argument, Arguments
 from ..net.operations import Input
@@ -215,6 +215,8 @@ class _Walk:
             return self.expressed(node, self.operators[name], *arguments)
         except UnsupportedError as refused:
             self.refuse(node, refused)
+        except LimitError as error:  # of what an operator is multiplied by
+            self.refuse(node, UnsupportedError(error.what, error.advice))
         except Error:
             self.refused.add(node.name)
             raise

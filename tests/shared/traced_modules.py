@@ -896,6 +896,15 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "linear": fn(lambda x: F.interpolate(x.flatten(2), scale_factor=0.3, mode="linear")),
     "bicubic": fn(lambda x: F.interpolate(x, size=(13, 7), mode="bicubic")),
     "bicubic, aligned": fn(lambda x: F.interpolate(x, scale_factor=1.7, mode="bicubic", align_corners=True)),
+    "places that vary together": fn(
+        lambda x: (
+            x[
+                :, torch.tensor([0, 3, 1]).view(3, 1, 1), torch.tensor([[0, 2], [5, 2]]), torch.tensor([[1, 0], [1, 1]])
+            ].sum()
+            + x[:, torch.tensor([[1, 1], [1, 1]]), torch.tensor([[0, 2], [0, 2]])].mean((1, 2))
+            + F.grid_sample(x, torch.linspace(-1.2, 1.2, 2 * 5 * 12).view(1, 5, 12, 2), align_corners=False).sum((1, 2))
+        )
+    ),
     "factors that leave the size": fn(
         lambda x: (
             F.interpolate(x[:, :, :5, :5], scale_factor=1.1, mode="bilinear", antialias=True)

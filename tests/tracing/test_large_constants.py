@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -202,3 +203,38 @@ def test_what_resizes_a_long_sequence_is_never_held(tmp_path):
     row = np.frombuffer(rendered(matrix.values, 4 * 43210 * 40000, 4 * 43211 * 40000), "f4")
     x = torch.randn(1, 1, 40000)
     np.testing.assert_allclose(row @ x.numpy().ravel(), F.interpolate(x, 50000, mode="linear")[0, 0, 43210], rtol=1e-3)
+
+
+class Warped(nn.Module):
+    """An image seen through a grid: one that is straight, or one that is turned."""
+
+    def __init__(self, turn: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 1)
+        theta = torch.tensor([[0.93, turn, 0.0], [-turn, 0.93, 0.0]])
+        self.register_buffer("grid", F.affine_grid(theta[None], [1, 3, 24, 24], align_corners=False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.grid_sample(self.conv(x), self.grid, align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("turn", "size", "said"),
+    [(0.0, 24, None), (0.25, 24 * 24, r"5308416 of \d+ bytes of weights are not the checkpoint's: they pick")],
+)
+def test_what_a_grid_picks_is_of_pixels_and_said_where_it_is_most_of_the_net(tmp_path, turn, size, said):
+    torch.save(Warped(turn).state_dict(), tmp_path / "c.pth")
+    options = Options(f"{__file__}:Warped", net_args=json.dumps({"turn": turn}), input_shape=(1, 3, 24, 24))
+    plan = streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options)
+    picks = [blob.shape for layer in plan.net.layers for blob in layer.blobs if len(blob.shape) > 1 and not blob.origin]
+    assert max(shape[0] for shape in picks) == size
+    assert any(re.match(said or "no such", note) for note in plan.notes) is (said is not None)
+
+
+def test_a_grid_of_too_many_pixels_is_refused_by_name(tmp_path):
+    torch.save(Warped(0.25).state_dict(), tmp_path / "c.pth")
+    options = Options(f"{__file__}:Warped", net_args='{"turn": 0.25}', input_shape=(1, 3, 2000, 2000))
+    with pytest.raises(
+        NetError, match=r"aten.index.Tensor .* has \d+ elements, Caffe's blobs hold 2147483647; .*`end=conv`"
+    ):
+        streamexport.plan([tmp_path / "c.pth"], tmp_path / "m.caffemodel", options)

@@ -63,18 +63,60 @@ def _index(node: Node, x: Operand, indices: Sequence[Operand | None]) -> Value:
         said = dict(enumerate(said.values()))
     first = min(said)
     given = [constant_places(index, x.shape[dim]) for dim, index in said.items()]
+    spread = _spread(given)
+    axes: list[int] = []
+    sizes: list[int] = []
+    groups = _groups(spread)
+    for place, (begin, end) in enumerate(groups):
+        x, steps = _joined(node, x, first + place, spread[begin:end])
+        x = picked(node, x, first + place, steps.flatten().tolist())
+        axes += _varied(steps)
+        sizes += [size for size in steps.shape if size != 1]
+    x = node.viewed(x, (*x.shape[:first], *sizes, *x.shape[first + len(groups) :]))
+    order = [first + axes.index(axis) for axis in sorted(axes)]
+    moved = [*range(first), *order, *range(first + len(order), len(x.shape))]
+    return node.viewed(replace(x, view=x.view.permuted(moved)), node.shape)
+
+
+def _spread(given: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Places with as many dimensions, each of size 1 where they are the same all along and others are not."""
     rank = max(places.dim() for places in given)
     spread = [places.reshape((1,) * (rank - places.dim()) + tuple(places.shape)) for places in given]
-    varies = [[axis for axis, size in enumerate(places.shape) if size != 1] for places in spread]
-    if len(axes := [axis for each in varies for axis in each]) != len(set(axes)):
-        return _together(node, x, first, spread)
-    for dim, places in zip(said, spread, strict=True):
-        x = picked(node, x, dim, places.flatten().tolist())
-    order = [axes.index(axis) for axis in sorted(axes)]
-    sizes = [spread[number].shape[axis] for number, each in enumerate(varies) for axis in each]
-    x = node.viewed(x, (*x.shape[:first], *sizes, *x.shape[first + len(said) :]))
-    moved = [*range(first), *(first + place for place in order), *range(first + len(order), len(x.shape))]
-    return node.viewed(replace(x, view=x.view.permuted(moved)), node.shape)
+    for axis in range(rank):
+        varying = [bool((places != places.narrow(axis, 0, 1)).any()) for places in spread]
+        if any(varying):
+            spread = [
+                places if varies else places.narrow(axis, 0, 1) for places, varies in zip(spread, varying, strict=True)
+            ]
+    return spread
+
+
+def _varied(places: torch.Tensor) -> list[int]:
+    """The dimensions along which places vary."""
+    return [axis for axis, size in enumerate(places.shape) if size != 1]
+
+
+def _groups(places: Sequence[torch.Tensor]) -> list[tuple[int, int]]:
+    """Which of them, from one to another, vary together: no dimension of a group is one of another's."""
+    groups: list[tuple[int, int, set[int]]] = []
+    for number, each in enumerate(places):
+        begin, axes = number, set(_varied(each))
+        while any(not axes.isdisjoint(others) for _, _, others in groups):
+            begin, _, others = groups.pop()
+            axes |= others
+        groups.append((begin, number + 1, axes))
+    return [(begin, end) for begin, end, _ in groups]
+
+
+def _joined(scope: Scope, x: Value, first: int, places: Sequence[torch.Tensor]) -> tuple[Value, torch.Tensor]:
+    """Dimensions that places vary in together as one, and the places there."""
+    if len(places) == 1:
+        return x, places[0]
+    behind = first + len(places)
+    sizes = x.shape[first:behind]
+    weights = [prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
+    steps = sum(each * weight for each, weight in zip(places[1:], weights[1:], strict=True)) + places[0] * weights[0]
+    return scope.viewed(x, (*x.shape[:first], prod(sizes), *x.shape[behind:])), steps
 
 
 def _row_of(node: Node, table: Constant, index: Operand | None) -> Value:
@@ -92,16 +134,6 @@ def _embedding(node: Node, weight: Operand, indices: Operand, *_: Any, **__: Any
     if not isinstance(weight, Constant):
         raise UnsupportedError("takes rows of what depends on the input")
     return _row_of(node, weight, indices)
-
-
-def _together(node: Node, x: Value, first: int, places: Sequence[Any]) -> Value:
-    """Picked from several dimensions as if they were one."""
-    behind = first + len(places)
-    sizes = x.shape[first:behind]
-    weights = [prod(sizes[dim + 1 :]) for dim in range(len(sizes))]
-    steps = sum(each * weight for each, weight in zip(places, weights, strict=True))
-    joined = node.viewed(x, (*x.shape[:first], prod(sizes), *x.shape[behind:]))
-    return node.viewed(picked(node, joined, first, steps.flatten().tolist()), node.shape)
 
 
 def places_of(index: Operand, size: int) -> list[int]:
