@@ -35,11 +35,6 @@ def _amin(scope: Scope, x: Operand, dim: Dims = (), keepdim: bool = False) -> Va
     return reduced(scope, x, dim, keepdim, "MIN")
 
 
-@operator("aminmax")
-def _aminmax(scope: Scope, x: Operand, *, dim: int | None = None, keepdim: bool = False) -> list[Value]:
-    return [reduced(scope, x, dim, keepdim, method, method.lower()) for method in ("MIN", "MAX")]
-
-
 @operator("max")
 def _max(scope: Scope, x: Operand) -> Value:
     return reduced(scope, x, None, False, "MAX")
@@ -123,20 +118,6 @@ def _sort(
     node: Node, x: Operand, dim: int = -1, descending: bool = False, *, stable: bool | None = None
 ) -> list[Value | None]:
     return top(node, x, _count(node, dim), dim, descending, bool(stable))
-
-
-@operator("argsort", "argsort.stable")
-def _argsort(node: Node, x: Operand, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Value:
-    _, places = top(replace(node, used=frozenset({1})), x, _count(node, dim), dim, descending, stable)
-    assert places is not None
-    return places
-
-
-@operator("msort")
-def _msort(node: Node, x: Operand) -> Value:
-    values, _ = top(replace(node, used=frozenset({0})), x, _count(node, 0), 0, False)
-    assert values is not None
-    return values
 
 
 def _count(node: Node, dim: int) -> int:

@@ -93,11 +93,6 @@ def _transpose(scope: Scope, x: Operand, dim0: int, dim1: int) -> Value:
     return _permute(scope, x, order)
 
 
-@operator("swapaxes")
-def _swapaxes(scope: Scope, x: Operand, axis0: int, axis1: int) -> Value:
-    return _transpose(scope, x, axis0, axis1)
-
-
 @operator("t")
 def _t(scope: Scope, x: Operand) -> Value:
     x = scope.activation(x)
