@@ -17,6 +17,8 @@ Nets come with things that not all of them know, and leave in words that the dia
                     1x1 convolution that picks channels (`passes.exchanges`)
     Embed, which is Caffe's
         portable, opencv  a matrix times a vector with a single 1, for each number, which has to be whole
+    Eltwise of one axis, or of more than five, which OpenCV refuses
+        portable, opencv, ssd  of two
     Gelu, which is OpenCV's
         portable, bvlc, ssd  x times the sigmoid of x times a power of a polynomial
     Threshold, which is Caffe's
@@ -38,6 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 from ..errors import NetError
 from ..net import kernels
@@ -60,12 +63,13 @@ from ..net.operations import (
     Recurrent,
     ReLU,
     ReLU6,
+    Reshape,
     Shape,
     Sigmoid,
     Threshold,
 )
 from ..net.windows import Window
-from . import embedding, exchanges, naming, products, ranking, recurrence, volumes
+from . import embedding, exchanges, naming, opencv, products, ranking, recurrence, volumes
 
 DIALECTS = ("portable", "bvlc", "opencv", "ssd")
 HAVE_PERMUTE = ("opencv", "ssd")
@@ -185,6 +189,20 @@ def _cropped(layer: Layer, pooling: Pooling) -> Iterator[Layer]:
     yield Layer(crop, Crop(2, (0,)), (*layer.tops, size), (crop,))
 
 
+def _eltwise(layer: Layer, dialect: str) -> Iterator[Layer]:
+    (shape,) = layer.shapes or ((1, 1),)
+    if dialect not in opencv.READ_BY_OPENCV or 2 <= len(shape) <= 5:
+        yield layer
+        return
+    flat = (*(shape[:1] or (1,)), prod(shape[1:]))
+    bottoms = tuple(f"{layer.name}.flat{index}" for index in range(len(layer.bottoms)))
+    for bottom, name in zip(layer.bottoms, bottoms, strict=True):
+        yield Layer(name, Reshape.to(flat, shape), (bottom,), (name,), shapes=(flat,))
+    made = f"{layer.name}.made"
+    yield replace(layer, name=made, bottoms=bottoms, tops=(made,), origin=None, shapes=(flat,))
+    yield replace(layer, operation=Reshape.to(shape, flat), bottoms=(made,))
+
+
 def _clip(layer: Layer, dialect: str) -> Iterator[Layer]:
     """h - ReLU(h - ReLU(x)) between 0 and h; else -max(-max(x, l), -h).
 
@@ -296,6 +314,7 @@ def _rearrange(layer: Layer, dialect: str) -> Iterator[Layer]:
 
 _EXPRESSIONS: Mapping[type[Operation], Callable[[Layer, str], Iterator[Layer]]] = {
     Clip: _clip,
+    Eltwise: _eltwise,
     Gelu: _gelu,
     Threshold: _threshold,
     Rearrange: _rearrange,

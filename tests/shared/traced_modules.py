@@ -883,6 +883,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
             F.fold(F.unfold(x, (3, 2), (1, 2), 1, (2, 3)), (9, 12), (3, 2), (1, 2), 1, (2, 3)),
         )
     ),
+    "of six dimensions, and of one": fn(
+        lambda x: (
+            x.view(1, 2, 2, 3, 3, 12) * x.view(1, 2, 2, 3, 3, 12).relu() + x.flip(1).view(1, 2, 2, 3, 3, 12),
+            torch.maximum(x.mean((1, 2, 3)), x.amax((1, 2, 3)) - 1),
+        )
+    ),
     "blocks": fn(lambda x: torch.block_diag(x[0, 0], x[0, 1, :3])),
     "stack": fn(lambda x: torch.stack((x, x.relu()), 2).flatten(1, 2)),
     "reshape": fn(lambda x: x.reshape(x.shape[0], 2, -1).softmax(2).view(x.shape)),
