@@ -396,7 +396,7 @@ EITHER: list[Step] = [
     function("log(|x| + 1)", lambda x: (x.abs() + 1).log()),
     function("-0.5..1", lambda x: x.clamp(-0.5, 1)),
     function("at least 0.1", lambda x: x.clamp(min=0.1)),
-    function("erf", torch.erf),
+    function("erf(x + 0.5)", lambda x: (x + 0.5).erf()),  # of tiny numbers alone OpenCV's TanH loses some
     function("sinh(x / 4)", lambda x: torch.sinh(x / 4)),
     _axis("multiplied", lambda x, axis: x.tanh().prod(axis, keepdim=True) + x),
     function("softmax", lambda x: x.softmax(1)),
