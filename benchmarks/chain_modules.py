@@ -220,10 +220,12 @@ def _volume(random: Random, shape: Sequence[int]) -> nn.Module:
     """An image's channels as the planes of a volume."""
     depth, size, stride = (random.choice((1, 2, 3)) for _ in range(3))
     pad = (depth // 2, size // 2, 0)
+    transposed = random.random() < 0.5
+    convolve = F.conv_transpose3d if transposed else F.conv3d
     return Function(
-        f"convolution in three dimensions, {depth} x {size} x 2, stride {stride}",
-        lambda x, weight: F.conv3d(x[:, None], weight, None, (stride, 1, stride), pad).flatten(1, 2),
-        torch.empty(2, 1, depth, size, 2),
+        f"{'transposed ' * transposed}convolution in three dimensions, {depth} x {size} x 2, stride {stride}",
+        lambda x, weight: convolve(x[:, None], weight, None, (stride, 1, stride), pad).flatten(1, 2),
+        torch.empty(1, 2, depth, size, 2) if transposed else torch.empty(2, 1, depth, size, 2),
     )
 
 
