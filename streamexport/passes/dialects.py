@@ -128,11 +128,11 @@ def _expressed(layer: Layer, bottoms: Sequence[Shape], dialect: str) -> list[Lay
     if isinstance(layer.operation, ArgMax) and dialect not in ("bvlc", "ssd"):
         return [made for step in ranking.ranked(layer, bottoms[0]) for made in _expressed(step, (), dialect)]
     if isinstance(layer.operation, Embed) and dialect not in ("bvlc", "ssd"):
-        return list(embedding.picked(layer, bottoms[0]))
+        return embedding.picked(layer, bottoms[0])
     if isinstance(layer.operation, Pooling):
         return list(_pooling(layer, bottoms, dialect))
     if isinstance(layer.operation, Deconvolution) and len(layer.operation.window.axes) > 2:
-        return [layer] if dialect in ("bvlc", "ssd") else list(volumes.planes(layer, bottoms[0]))
+        return [layer] if dialect in ("bvlc", "ssd") else volumes.planes(layer, bottoms[0])
     express_one = _EXPRESSIONS.get(type(layer.operation))
     return list(express_one(layer, dialect)) if express_one else [layer]
 

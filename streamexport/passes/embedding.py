@@ -6,34 +6,27 @@ channels of a pixel, and a deconvolution of 1x1, whose weights are as the table 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
 
 from ..net import kernels
-from ..net.graph import Blob, Layer
-from ..net.operations import AbsVal, Convolution, Deconvolution, Embed, Operation, Power, ReLU, Reshape, Shape
+from ..net.graph import Layer
+from ..net.operations import AbsVal, Convolution, Deconvolution, Embed, Power, ReLU, Shape
 from ..net.windows import ONE_PIXEL
+from .steps import Steps, Top
 
 
-def picked(layer: Layer, bottom: Shape) -> Iterator[Layer]:
+def picked(layer: Layer, bottom: Shape) -> list[Layer]:
     """An Embed in other words. Of its bottom's shape are as many images of a pixel as it has numbers."""
-    embed = layer.operation
+    embed, (table,) = layer.operation, layer.blobs
     assert isinstance(embed, Embed)
-    count, numbers, top = embed.inputs, prod(bottom), (*bottom, embed.outputs)
+    count = embed.inputs
     distances = kernels.filled((count, 1, 1, 1), 1), kernels.literal((count,), range(0, -count, -1))
-    table = replace(layer.blobs[0], shape=(count, embed.outputs, 1, 1))
-    steps: list[tuple[str, Operation, int, Sequence[Blob]]] = [
-        ("pixels", Reshape.to((numbers, 1, 1, 1), bottom), 1, ()),
-        ("away", Convolution(count, ONE_PIXEL), count, distances),
-        ("size", AbsVal(), count, ()),
-        ("near", Power(scale=-1.0, shift=1.0), count, ()),
-        ("one", ReLU(), count, ()),
-        ("row", Deconvolution(embed.outputs, ONE_PIXEL, has_bias=False), embed.outputs, (table,)),
-    ]
-    bottoms = layer.bottoms
-    for part, operation, channels, blobs in steps:
-        name = f"{layer.name}.{part}"
-        yield Layer(name, operation, bottoms, (name,), tuple(blobs), shapes=((numbers, channels, 1, 1),))
-        bottoms = (name,)
-    yield replace(layer, operation=Reshape.to(top, (numbers, embed.outputs, 1, 1)), bottoms=bottoms, blobs=())
+    steps = Steps(layer)
+    x = steps.reshaped("pixels", Top(layer.bottoms[0], bottom), (prod(bottom), 1, 1, 1))
+    x = steps.add("size", AbsVal(), steps.add("away", Convolution(count, ONE_PIXEL), x, blobs=distances))
+    x = steps.add("one", ReLU(), steps.add("near", Power(scale=-1.0, shift=1.0), x))
+    weight = replace(table, shape=(count, embed.outputs, 1, 1))
+    x = steps.add("row", Deconvolution(embed.outputs, ONE_PIXEL, has_bias=False), x, blobs=[weight])
+    steps.reshaped("top", x, (*bottom, embed.outputs))
+    return steps.finished()

@@ -8,49 +8,35 @@ how many there are, that takes n times the memory of what is ranked, and always 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 
 from ..errors import NetError
 from ..net import kernels
-from ..net.graph import Blob, Layer
-from ..net.operations import AbsVal, ArgMax, Convolution, Eltwise, Operation, Power, Reshape, Scale, Shape, Threshold
+from ..net.graph import Layer
+from ..net.operations import AbsVal, ArgMax, Convolution, Eltwise, Power, Scale, Shape, Threshold
 from ..net.operations.operation import axis_of
 from ..net.windows import ONE_PIXEL
+from .steps import Steps, Top
 
 MOST = 1 << 26
 """Comparisons of one layer: 256 MiB, of which a net holds some five at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Top:
-    name: str
-    shape: Shape
+class _Ranking(Steps):
+    """What ranks, and shows."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class _Steps:
-    """The layers that one becomes, each called after its part."""
+    def seen(self, part: str, x: Top, shape: Shape) -> Top:
+        return x if x.shape == shape else self.reshaped(part, x, shape)
 
-    name: str
-    layers: list[Layer] = field(default_factory=list)
-
-    def add(self, part: str, operation: Operation, *bottoms: _Top, blobs: Sequence[Blob] = ()) -> _Top:
-        name = f"{self.name}.{part}"
-        (shape,) = operation.top_shapes([bottom.shape for bottom in bottoms], 1)
-        names = tuple(bottom.name for bottom in bottoms)
-        self.layers.append(Layer(name, operation, names, (name,), tuple(blobs), shapes=(shape,)))
-        return _Top(name, shape)
-
-    def reshaped(self, part: str, x: _Top, shape: Shape) -> _Top:
-        return x if x.shape == shape else self.add(part, Reshape.to(shape, x.shape), x)
-
-    def repeated(self, part: str, x: _Top, count: int) -> _Top:
+    def repeated(self, part: str, x: Top, count: int) -> Top:
         """An image's only channel, several times."""
         ones = kernels.filled((count, 1, 1, 1), 1)
         return self.add(part, Convolution(count, ONE_PIXEL, has_bias=False), x, blobs=[ones])
 
-    def summed(self, part: str, x: _Top, weights: Sequence[float] = ()) -> _Top:
+    def summed(self, part: str, x: Top, weights: Sequence[float] = ()) -> Top:
         """The channels of images, all of them or times these weights, added up."""
         shape = (1, x.shape[1], 1, 1)
         weight = kernels.literal(shape, weights) if weights else kernels.filled(shape, 1)
@@ -70,18 +56,18 @@ def ranked(layer: Layer, bottom: Shape) -> list[Layer]:
         what = f"compares {size} elements with each other, {before * behind} times, for which OpenCV has no layer"
         advice = f"use `dialect=bvlc` or ssd, whose ArgMax does not, or {MOST} comparisons at most"
         raise NetError(what, tensor=f"layer {layer.name}", advice=advice)
-    steps = _Steps(layer.name)
-    rows = steps.reshaped("rows", _Top(layer.bottoms[0], bottom), (before, 1, size, behind))
+    steps = _Ranking(layer)
+    rows = steps.seen("rows", Top(layer.bottoms[0], bottom), (before, 1, size, behind))
     shown = _shown(steps, _ranks(steps, rows), top.count)
     if top.with_values:
         shown = steps.add("shown", Eltwise("PROD"), shown, steps.repeated("each", rows, top.count))
-    columns = steps.reshaped("columns", shown, (before * top.count, size, 1, behind))
+    columns = steps.seen("columns", shown, (before * top.count, size, 1, behind))
     made = steps.summed("sum", columns, () if top.with_values else range(size))
-    steps.reshaped("top", made, top.top_shapes([bottom], 1)[0])
-    return [*steps.layers[:-1], replace(steps.layers[-1], name=layer.name, tops=layer.tops)]
+    steps.seen("top", made, top.top_shapes([bottom], 1)[0])
+    return steps.finished()
 
 
-def _ranks(steps: _Steps, rows: _Top) -> _Top:
+def _ranks(steps: _Ranking, rows: Top) -> Top:
     """How many come before each element, of images of one channel whose rows are ranked.
 
     That are those above it that are larger, and those below it that are not smaller, as many as there are but for those that
@@ -89,24 +75,24 @@ def _ranks(steps: _Steps, rows: _Top) -> _Top:
     """
     before, _, size, behind = rows.shape
     every = (before, size, size, behind)
-    single = steps.reshaped("single", rows, (before * size, 1, 1, behind))
-    own = steps.reshaped("own", steps.repeated("single_repeated", single, size), every)
+    single = steps.seen("single", rows, (before * size, 1, 1, behind))
+    own = steps.seen("own", steps.repeated("single_repeated", single, size), every)
     more = steps.add("more", Eltwise("SUM", (1.0, -1.0)), steps.repeated("others", rows, size), own)
-    pairs = steps.reshaped("pairs", steps.add("larger", Threshold(), more), (before, size * size, 1, behind))
+    pairs = steps.seen("pairs", steps.add("larger", Threshold(), more), (before, size * size, 1, behind))
     triangle = replace(kernels.triangle(size), shape=(size * size,))
-    above = steps.reshaped("above", steps.add("first", Scale(), pairs, blobs=[triangle]), every)
-    by_row = steps.summed("larger_above", steps.reshaped("by_row", above, (before * size, size, 1, behind)))
+    above = steps.seen("above", steps.add("first", Scale(), pairs, blobs=[triangle]), every)
+    by_row = steps.summed("larger_above", steps.seen("by_row", above, (before * size, size, 1, behind)))
     channels = (before, size, 1, behind)
     counts = [
-        steps.reshaped("counted", by_row, channels),
-        steps.reshaped("counted_below", steps.summed("smaller_below", above), channels),
+        steps.seen("counted", by_row, channels),
+        steps.seen("counted_below", steps.summed("smaller_below", above), channels),
     ]
     count = steps.add("count", Eltwise("SUM", (1.0, -1.0)), *counts)
     below = [kernels.filled((size,), 1), kernels.literal((size,), range(size)[::-1])]
-    return steps.reshaped("rank", steps.add("ranks", Scale(has_bias=True), count, blobs=below), rows.shape)
+    return steps.seen("rank", steps.add("ranks", Scale(has_bias=True), count, blobs=below), rows.shape)
 
 
-def _shown(steps: _Steps, ranks: _Top, count: int) -> _Top:
+def _shown(steps: _Ranking, ranks: Top, count: int) -> Top:
     """For each of the first ranks a mask of who has it, a channel each."""
     blobs = [kernels.filled((count, 1, 1, 1), 1), kernels.literal((count,), range(0, -count, -1))]
     distance = steps.add("distance", Convolution(count, ONE_PIXEL), ranks, blobs=blobs)

@@ -14,7 +14,7 @@ Unrolled, every step has the same weights. Where layers share them (`passes.shar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..net import kernels
 from ..net.graph import Blob, Layer
@@ -26,12 +26,10 @@ from ..net.operations import (
     DummyData,
     Eltwise,
     InnerProduct,
-    Operation,
     Power,
     Recurrent,
     ReLU,
     Reshape,
-    Shape,
     Sigmoid,
     Silence,
     Slice,
@@ -39,6 +37,7 @@ from ..net.operations import (
 )
 from ..net.operations.recurrent import GATES
 from ..net.windows import ONE_PIXEL
+from .steps import Steps, Top
 
 IFOG = (0, 1, 3, 2)
 """Blocks of PyTorch's LSTM as Caffe and OpenCV have them."""
@@ -46,18 +45,10 @@ ZRN = (1, 0, 2)
 """Blocks of PyTorch's GRU as OpenCV has them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Top:
-    name: str
-    shape: Shape
+class _Unrolling(Steps):
+    """What a recurrence becomes."""
 
-
-@dataclass(slots=True)
-class _Steps:
-    """What a recurrence becomes, layer by layer."""
-
-    layer: Layer
-    layers: list[Layer] = field(default_factory=list)
+    __slots__ = ()
 
     @property
     def operation(self) -> Recurrent:
@@ -65,14 +56,14 @@ class _Steps:
         return self.layer.operation
 
     @property
-    def sequence(self) -> _Top:
-        return _Top(self.layer.bottoms[0], self.operation.blob)
+    def sequence(self) -> Top:
+        return Top(self.layer.bottoms[0], self.operation.blob)
 
     @property
-    def states(self) -> list[_Top]:
+    def states(self) -> list[Top]:
         """The first state, and the first cell; none where they are zeros."""
         shape = (1, self.operation.blob[1], self.operation.outputs)
-        return [_Top(name, shape) for name in self.layer.bottoms[1:]]
+        return [Top(name, shape) for name in self.layer.bottoms[1:]]
 
     @property
     def order(self) -> range:
@@ -80,37 +71,23 @@ class _Steps:
         steps = range(self.operation.blob[0])
         return steps[::-1] if self.operation.is_reversed else steps
 
-    def several(
-        self, part: str, operation: Operation, bottoms: Sequence[_Top], count: int, blobs: Sequence[Blob] = ()
-    ) -> list[_Top]:
-        name = f"{self.layer.name}.{part}"
-        shapes = operation.top_shapes([bottom.shape for bottom in bottoms], count)
-        tops = (name,) if count == 1 else tuple(f"{name}.{index}" for index in range(count))
-        bottom_names = tuple(bottom.name for bottom in bottoms)
-        self.layers.append(Layer(name, operation, bottom_names, tops, tuple(blobs), shapes=shapes))
-        return list(map(_Top, tops, shapes))
-
-    def add(self, part: str, operation: Operation, *bottoms: _Top, blobs: Sequence[Blob] = ()) -> _Top:
-        (top,) = self.several(part, operation, bottoms, 1, blobs)
-        return top
-
-    def end(self, part: str, x: _Top) -> None:
+    def end(self, part: str, x: Top) -> None:
         """Takes what nobody else does: it would be one more output of the net."""
         self.several(f"{part}.end", Silence(), [x], 0)
 
-    def slices(self, part: str, x: _Top, axis: int, count: int) -> list[_Top]:
+    def slices(self, part: str, x: Top, axis: int, count: int) -> list[Top]:
         """Equal parts along an axis."""
         points = tuple(range(0, x.shape[axis], x.shape[axis] // count))[1:]
         return self.several(part, Slice(axis, points), [x], count) if points else [x]
 
-    def concatenated(self, part: str, parts: Sequence[_Top], axis: int = 0) -> _Top:
+    def concatenated(self, part: str, parts: Sequence[Top], axis: int = 0) -> Top:
         return self.add(part, Concat(axis), *parts) if len(parts) > 1 else parts[0]
 
-    def turned(self, part: str, x: _Top) -> _Top:
+    def turned(self, part: str, x: Top) -> Top:
         """The steps in reverse."""
         return self.concatenated(part, self.slices(f"{part}.slice", x, 0, x.shape[0])[::-1])
 
-    def step(self, part: str, x: _Top, index: int) -> _Top:
+    def step(self, part: str, x: Top, index: int) -> Top:
         """One of the steps, by a convolution that takes steps for channels. (A Slice would make all others, too.)"""
         steps, batch, outputs = x.shape
         image = self.add(f"{part}.split", Reshape((1, steps, batch, outputs)), x)
@@ -118,7 +95,7 @@ class _Steps:
         picked = self.add(f"{part}.pick", Convolution(1, ONE_PIXEL, has_bias=False), image, blobs=[chosen])
         return self.add(part, Reshape((1, batch, outputs)), picked)
 
-    def named(self, made: dict[str, _Top]) -> Iterator[Layer]:
+    def named(self, made: dict[str, Top]) -> Iterator[Layer]:
         """The layers, with the recurrence's own tops for what was made; the maker of the first one is called like it."""
         renamed = {made[what].name: top for what, top in zip(self.operation.makes, self.layer.tops, strict=True)}
         for layer in self.layers:
@@ -130,7 +107,7 @@ class _Steps:
 
 def express(layer: Layer, dialect: str) -> Iterator[Layer]:
     """The layers that a recurrence becomes."""
-    steps = _Steps(layer)
+    steps = _Unrolling(layer)
     is_alone = not steps.states and "cell" not in steps.operation.makes
     if steps.operation.kind == "lstm" and dialect in ("bvlc", "ssd"):
         made = _caffe_s_lstm(steps)
@@ -143,7 +120,7 @@ def express(layer: Layer, dialect: str) -> Iterator[Layer]:
     return steps.named(made)
 
 
-def _caffe_s_lstm(net: _Steps) -> dict[str, _Top]:
+def _caffe_s_lstm(net: _Unrolling) -> dict[str, Top]:
     operation = net.operation
     inputs, states, *biases = net.layer.blobs
     rows = [kernels.in_blocks(blob, 4, IFOG) for blob in (inputs, _bias(biases, states), states)]
@@ -157,7 +134,7 @@ def _caffe_s_lstm(net: _Steps) -> dict[str, _Top]:
     return found
 
 
-def _reset(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, dict[str, _Top]]:
+def _reset(net: _Unrolling, sequence: Top, rows: Sequence[Blob]) -> tuple[Top, dict[str, Top]]:
     """All steps from zeros on: what is left of the last forward is multiplied by 0."""
     steps, batch, _ = sequence.shape
     count = min(steps, 2)
@@ -167,7 +144,7 @@ def _reset(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, dic
     return made, {"state": net.step("state", made, steps - 1)} if "state" in net.operation.makes else {}
 
 
-def _exposed(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, dict[str, _Top]]:
+def _exposed(net: _Unrolling, sequence: Top, rows: Sequence[Blob]) -> tuple[Top, dict[str, Top]]:
     """All steps from states that are given, and the last ones."""
     steps, batch, _ = sequence.shape
     outputs = net.operation.outputs
@@ -182,7 +159,7 @@ def _exposed(net: _Steps, sequence: _Top, rows: Sequence[Blob]) -> tuple[_Top, d
     return tops[0], found
 
 
-def _opencv_s_lstm(net: _Steps) -> dict[str, _Top]:
+def _opencv_s_lstm(net: _Unrolling) -> dict[str, Top]:
     operation = net.operation
     inputs, states, *biases = net.layer.blobs
     first = kernels.filled((operation.blob[1], operation.outputs), 0)
@@ -191,7 +168,7 @@ def _opencv_s_lstm(net: _Steps) -> dict[str, _Top]:
     return _opencv_s(net, net.add("lstm", layer, net.sequence, blobs=[*rows, first, first]))
 
 
-def _opencv_s_gru(net: _Steps) -> dict[str, _Top]:
+def _opencv_s_gru(net: _Unrolling) -> dict[str, Top]:
     """OpenCV's does not turn steps around."""
     operation = net.operation
     inputs, states, *biases = net.layer.blobs
@@ -203,7 +180,7 @@ def _opencv_s_gru(net: _Steps) -> dict[str, _Top]:
     return _opencv_s(net, net.turned("forward", made) if operation.is_reversed else made)
 
 
-def _opencv_s(net: _Steps, made: _Top) -> dict[str, _Top]:
+def _opencv_s(net: _Unrolling, made: Top) -> dict[str, Top]:
     """OpenCV does not find what these layers make by their names: a layer behind them has the same."""
     found = {}
     if "steps" in net.operation.makes:
@@ -220,7 +197,7 @@ def _bias(biases: Sequence[Blob], states: Blob) -> Blob:
 # Unrolled
 
 
-def _unrolled(net: _Steps) -> dict[str, _Top]:
+def _unrolled(net: _Unrolling) -> dict[str, Top]:
     """With a batch of one, steps are the second axis meanwhile: the first is then that of the images, however many."""
     operation = net.operation
     inputs, _, *biases = net.layer.blobs
@@ -232,8 +209,8 @@ def _unrolled(net: _Steps) -> dict[str, _Top]:
         sequence = net.add("in.images", Reshape((-1, steps, numbers)), sequence)
     came_in = _product(net, "in", sequence, inputs, biases[:1])
     step = {"lstm": _lstm_step, "gru": _gru_step}.get(operation.kind, _rnn_step)
-    held: list[_Top] = net.states
-    states: list[_Top] = [net.sequence] * steps
+    held: list[Top] = net.states
+    states: list[Top] = [net.sequence] * steps
     for place, own in zip(net.order, _by_step(net, came_in, axis), strict=True):
         held = step(net, f"{place}", own, held, biases[1:])
         states[place] = held[0]
@@ -243,11 +220,11 @@ def _unrolled(net: _Steps) -> dict[str, _Top]:
         if axis:
             found["steps"] = net.add("steps.turned", Reshape((-1, 1, operation.outputs)), found["steps"])
     elif "state" not in operation.makes:  # the gate of the last one is cut off, and for nothing
-        net.end("state", _Top(f"{net.layer.name}.{net.order[-1]}.slice.3", held[0].shape))
+        net.end("state", Top(f"{net.layer.name}.{net.order[-1]}.slice.3", held[0].shape))
     return found
 
 
-def _by_step(net: _Steps, came_in: _Top, axis: int) -> Iterator[list[_Top]]:
+def _by_step(net: _Unrolling, came_in: Top, axis: int) -> Iterator[list[Top]]:
     """What comes into each step, in their order: what is added to what the state makes, as it is looked at."""
     steps, outputs = came_in.shape[axis], net.operation.outputs
     parts = [came_in]
@@ -258,11 +235,11 @@ def _by_step(net: _Steps, came_in: _Top, axis: int) -> Iterator[list[_Top]]:
         yield [part[place] for part in cut]
 
 
-def _product(net: _Steps, part: str, x: _Top, weight: Blob, bias: Sequence[Blob]) -> _Top:
+def _product(net: _Unrolling, part: str, x: Top, weight: Blob, bias: Sequence[Blob]) -> Top:
     return net.add(part, InnerProduct(weight.shape[0], bool(bias), axis=2), x, blobs=[weight, *bias])
 
 
-def _gates(net: _Steps, at: str, own: _Top, held: Sequence[_Top]) -> _Top:
+def _gates(net: _Unrolling, at: str, own: Top, held: Sequence[Top]) -> Top:
     """What comes in and what the state makes, added up."""
     if not held:
         return own
@@ -270,12 +247,12 @@ def _gates(net: _Steps, at: str, own: _Top, held: Sequence[_Top]) -> _Top:
     return net.add(f"{at}.gates", Eltwise("SUM"), own, made)
 
 
-def _rnn_step(net: _Steps, at: str, own: Sequence[_Top], held: Sequence[_Top], _: Sequence[Blob]) -> list[_Top]:
+def _rnn_step(net: _Unrolling, at: str, own: Sequence[Top], held: Sequence[Top], _: Sequence[Blob]) -> list[Top]:
     function = TanH() if net.operation.kind == "rnn_tanh" else ReLU()
     return [net.add(f"{at}.hidden", function, _gates(net, at, own[0], held))]
 
 
-def _lstm_step(net: _Steps, at: str, own: Sequence[_Top], held: Sequence[_Top], _: Sequence[Blob]) -> list[_Top]:
+def _lstm_step(net: _Unrolling, at: str, own: Sequence[Top], held: Sequence[Top], _: Sequence[Blob]) -> list[Top]:
     """The state is o tanh(c) and the cell c = f c + i g, with sigmoids of i, f, o, and tanh of g."""
     parts = zip("ifgo", net.slices(f"{at}.slice", _gates(net, at, own[0], held), 2, GATES["lstm"]), strict=True)
     i, f, g, o = (net.add(f"{at}.{gate}", TanH() if gate == "g" else Sigmoid(), part) for gate, part in parts)
@@ -286,7 +263,7 @@ def _lstm_step(net: _Steps, at: str, own: Sequence[_Top], held: Sequence[_Top], 
     return [net.add(f"{at}.hidden", Eltwise("PROD"), o, shown), cell]
 
 
-def _gru_step(net: _Steps, at: str, own: Sequence[_Top], held: Sequence[_Top], bias: Sequence[Blob]) -> list[_Top]:
+def _gru_step(net: _Unrolling, at: str, own: Sequence[Top], held: Sequence[Top], bias: Sequence[Blob]) -> list[Top]:
     """The state is n + z (h - n), n = tanh(what comes in + r (what the state makes)), with sigmoids of r and z."""
     outputs = net.operation.outputs
     state = held[0] if held else net.add(f"{at}.zero", Power(scale=0.0), own[1])

@@ -15,16 +15,16 @@ padding takes away, goes at the end. Both is done by convolutions of each channe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..net import kernels
 from ..net.graph import Blob, Layer, computed
-from ..net.operations import Convolution, Deconvolution, Operation, Reshape, Shape
+from ..net.operations import Convolution, Deconvolution, Operation, Shape
 from ..net.windows import Axis, Window
+from .steps import Steps, Top
 
 
-def planes(layer: Layer, bottom: Shape) -> Iterator[Layer]:
+def planes(layer: Layer, bottom: Shape) -> list[Layer]:
     """The layers that make the transposed convolution of a volume of this shape out of such of images."""
     operation, (weight, *bias) = layer.operation, layer.blobs
     assert isinstance(operation, Deconvolution)
@@ -34,7 +34,7 @@ def planes(layer: Layer, bottom: Shape) -> Iterator[Layer]:
     _, outputs, planes_made, high, wide = top
     around = max(0, -(-down.extent // down.stride) - 1)
     rows = (height + 2 * around) * down.stride
-    made = _Chain(layer.name, layer.bottoms[0], bottom)
+    made = _Chain(Steps(layer), Top(layer.bottoms[0], bottom))
     if around:
         made.reshape("rows", (batch, channels * count, height, width))
         made.slide("around", Axis(1, low=around, high=around), first=0)
@@ -51,8 +51,7 @@ def planes(layer: Layer, bottom: Shape) -> Iterator[Layer]:
         made.reshape("whole", (batch, outputs * planes_made, rows, wide))
         made.cut("cut", around * down.stride + down.low, high)
     made.reshape("joined", top)
-    yield from made.layers[:-1]
-    yield replace(made.layers[-1], name=layer.name, tops=layer.tops)
+    return made.steps.finished()
 
 
 def _meeting(down: Axis, weight: Blob) -> tuple[Axis, Blob]:
@@ -67,21 +66,20 @@ def _meeting(down: Axis, weight: Blob) -> tuple[Axis, Blob]:
 
 @dataclass
 class _Chain:
-    """Layers one behind the other, each called after its part, and the shape of what the last one makes."""
+    """Layers one behind the other, and what the last one makes."""
 
-    name: str
-    bottom: str
-    shape: Shape
-    layers: list[Layer] = field(default_factory=list)
+    steps: Steps
+    top: Top
+
+    @property
+    def shape(self) -> Shape:
+        return self.top.shape
 
     def add(self, part: str, operation: Operation, *blobs: Blob) -> None:
-        (self.shape,) = operation.top_shapes([self.shape], 1)
-        name = f"{self.name}.{part}"
-        self.layers.append(Layer(name, operation, (self.bottom,), (name,), blobs, shapes=(self.shape,)))
-        self.bottom = name
+        self.top = self.steps.add(part, operation, self.top, blobs=blobs)
 
     def reshape(self, part: str, shape: Shape) -> None:
-        self.add(part, Reshape.to(shape, self.shape))
+        self.top = self.steps.reshaped(part, self.top, shape)
 
     def slide(self, part: str, down: Axis, first: int) -> None:
         """A kernel for each channel, of rows: a 1 and zeros."""
