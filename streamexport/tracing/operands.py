@@ -35,7 +35,7 @@ BAKED = (
 
 
 class UnsupportedError(Exception):
-    """Caffe has nothing that computes this. `advice` is what would work."""
+    """Nothing here computes this with Caffe's layers. `advice` is what would work."""
 
     def __init__(self, what: str, advice: str | None = None) -> None:
         super().__init__(what)

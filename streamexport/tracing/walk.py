@@ -56,7 +56,7 @@ def bind(tensors: Mapping[str, Tensor], user: modules.UserNet, given: Arguments)
 
     Raises
     ------
-    NetError : the module cannot be built or traced, or Caffe cannot compute what it computes; it says up to where it can
+    NetError : the module cannot be built or traced, or what it computes cannot be expressed; it says up to where it can
     """
     from .operators import registry
 
@@ -103,7 +103,7 @@ class _Refusals:
         if len(self.places) > MOST:
             found.append(f"{len(self.places) - MOST} more")
         return NetError(
-            f"{net} has what Caffe cannot compute: {'; '.join(found)}", advice=", ".join(self.advice) or None
+            f"{net} cannot be converted: {'; '.join(found)}", advice=", ".join(self.advice) or None
         )
 
 
@@ -127,7 +127,7 @@ class _Walk:
         self.refused: set[str] = set()  # nodes, by name
 
     def net(self, end: Sequence[str], refusal: Refusal) -> Net:
-        """The net that ends so, or the whole one. NetError if Caffe cannot compute it, or the dialect cannot say it."""
+        """The net that ends so, or the whole one. NetError if it cannot be expressed, in this dialect."""
         inputs = [_input(argument) for argument in self.given.inputs]
         self.builder, self.scratch, self.refusals = Builder(inputs), Builder(inputs), _Refusals()
         self.unmade: set[fx.Node] = set()

@@ -57,7 +57,7 @@ def test_a_fault_in_an_operator_says_which_where_and_how_to_go_on(tmp_path, monk
 
 def test_arguments_that_nobody_expects_are_a_refusal(tmp_path, monkeypatch):
     monkeypatch.setitem(OPERATORS, "relu", lambda net: net)
-    with pytest.raises(NetError, match="what Caffe cannot compute: aten.relu .* has arguments that are not known here"):
+    with pytest.raises(NetError, match="cannot be converted: aten.relu .* has arguments that are not known here"):
         convert(tmp_path, "Net")
 
 

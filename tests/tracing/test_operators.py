@@ -69,7 +69,7 @@ def test_an_overload_that_nobody_registered_is_refused(tmp_path, monkeypatch):
     function = OPERATORS["conv2d"]
     monkeypatch.delitem(OPERATORS, "conv2d")
     monkeypatch.setitem(OPERATORS, "conv2d.another", function)
-    with pytest.raises(NetError, match=r"what Caffe cannot compute: aten.conv2d \(in .*\) is not known here"):
+    with pytest.raises(NetError, match=r"cannot be converted: aten.conv2d \(in .*\) is not known here"):
         convert(tmp_path, "Net")
     monkeypatch.setitem(OPERATORS, "conv2d", function)
     convert(tmp_path, "Net")
@@ -134,7 +134,7 @@ def test_an_operator_of_the_users_takes_the_place_of_ours_for_that_conversion_al
         ),
         (
             "@operator('relu', override=True)\ndef own(scope, x):\n    raise UnsupportedError('is hard')\n",
-            r"cannot compute: aten.relu \(in act at test_faults.py:\d+\) is hard",
+            r"cannot be converted: aten.relu \(in act at test_faults.py:\d+\) is hard",
         ),
         (
             "@operator('relu', override=True)\ndef own(scope, x):\n    return scope.reshaped(x, (1, 120))\n",
