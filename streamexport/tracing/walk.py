@@ -102,9 +102,7 @@ class _Refusals:
             found.append(f"{name} ({times}{places[0]}) {what}")
         if len(self.places) > MOST:
             found.append(f"{len(self.places) - MOST} more")
-        return NetError(
-            f"{net} cannot be converted: {'; '.join(found)}", advice=", ".join(self.advice) or None
-        )
+        return NetError(f"{net} cannot be converted: {'; '.join(found)}", advice=", ".join(self.advice) or None)
 
 
 class _Walk:

@@ -141,12 +141,15 @@ class Voice(nn.Module):
 class _Spelling(nn.Module):
     """g2p-en's, whose arrays have names of their own."""
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, part: str, rows: int) -> None:
         super().__init__()
         self.part = part
-        shapes = {"w_ih": (768, 256), "w_hh": (768, 256), "b_ih": (768,), "b_hh": (768,)}
+        shapes = {"emb": (rows, 256), "w_ih": (768, 256), "w_hh": (768, 256), "b_ih": (768,), "b_hh": (768,)}
         for name, shape in shapes.items():
             self.register_parameter(f"{part}_{name}", nn.Parameter(torch.zeros(shape)))
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        return F.embedding(numbers.long(), self.get_parameter(f"{self.part}_emb"))
 
     @property
     def gates(self) -> list[Tensor]:
@@ -154,26 +157,26 @@ class _Spelling(nn.Module):
 
 
 class Spelled(_Spelling):
-    """What a word is, of its letters' embeddings (1, letters, 256)."""
+    """What a word is, of its letters' numbers (1, letters)."""
 
     def __init__(self) -> None:
-        super().__init__("enc")
+        super().__init__("enc", 29)
 
     def forward(self, letters: Tensor) -> Tensor:
         first = torch.zeros(1, letters.shape[0], 256, device=letters.device)
-        _, last = torch.gru(letters, first, self.gates, True, 1, 0.0, False, False, True)
+        _, last = torch.gru(self.rows(letters), first, self.gates, True, 1, 0.0, False, False, True)
         return last[0]
 
 
 class Spoken(_Spelling):
-    """The next phoneme's logits, of the one before, embedded, and of what was said so far."""
+    """The next phoneme's logits, of the number of the one before (1, 1), and of what was said so far."""
 
     def __init__(self) -> None:
-        super().__init__("dec")
+        super().__init__("dec", 74)
         self.fc_w, self.fc_b = nn.Parameter(torch.zeros(74, 256)), nn.Parameter(torch.zeros(74))
 
     def forward(self, phoneme: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        state = torch.gru_cell(phoneme, state, *self.gates)
+        state = torch.gru_cell(self.rows(phoneme)[:, 0], state, *self.gates)
         return F.linear(state, self.fc_w, self.fc_b), state
 
 

@@ -26,7 +26,7 @@ Arrays = Sequence[np.ndarray]
 MTCNN, SPELLING = "facenet-pytorch==2.6.0", ("g2p-en==2.1.0", "checkpoint20.npz")
 PHOTOGRAPH = ("foolbox==3.3.4", "imagenet_00_243.jpg")
 LETTERS = "\0\1\2abcdefghijklmnopqrstuvwxyz"
-"""g2p-en's, in the order of their embeddings; the third is the end of a word."""
+"""g2p-en's, in the order of their numbers; the third is the end of a word."""
 WRITTEN = "Total: 42,17"
 
 
@@ -132,14 +132,13 @@ def _mels(fetch: Fetch) -> Arrays:
     return [(0.02 + 0.2 * np.exp(-(((bands - 8 - frames / 4) / 5) ** 2)))[None].astype(np.float32)]
 
 
-def letters(word: str, fetch: Fetch) -> np.ndarray:
-    """A word's embeddings (1, letters and the end, 256)."""
-    embedded = np.load(fetch(*SPELLING))["enc_emb"]
-    return embedded[[LETTERS.index(letter) for letter in word + "\2"]][None]
+def letters(word: str) -> np.ndarray:
+    """A word's numbers (1, letters and the end)."""
+    return np.array([[LETTERS.index(letter) for letter in word + "\2"]], np.float32)
 
 
 def _start(fetch: Fetch) -> Arrays:
-    return [np.load(fetch(*SPELLING))["dec_emb"][[2]], np.zeros((1, 256), np.float32)]
+    return [np.full((1, 1), 2, np.float32), np.zeros((1, 256), np.float32)]
 
 
 def benzene(fetch: Fetch | None = None) -> Arrays:
@@ -179,8 +178,8 @@ TRAINED: Mapping[str, Trained] = {
         "MIT",
         "LSTMCell whose states go in and out, padding by reflection, spectra by convolution; safetensors",
     ),
-    "Spelled": Trained(SPELLING, lambda fetch: [letters("streaming", fetch)], "Apache-2.0", "GRU, its last state; npz"),
-    "Spoken": Trained(SPELLING, _start, "Apache-2.0", "GRUCell, two inputs, two outputs; npz"),
+    "Spelled": Trained(SPELLING, lambda fetch: [letters("streaming")], "Apache-2.0", "a table, GRU, its last state; npz"),
+    "Spoken": Trained(SPELLING, _start, "Apache-2.0", "a table, GRUCell, two inputs, two outputs; npz"),
     "TextLine": Trained(
         ("legere==0.11.0", "legere/data/model.pt"), line, "MIT", "CRNN that reads text: GRU in both directions", "model"
     ),
