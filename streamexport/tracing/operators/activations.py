@@ -122,17 +122,18 @@ def _gelu(scope: Scope, x: Operand, approximate: str = "none") -> Value:
     return scope.eltwise("PROD", x, scope.pointwise(Sigmoid(), odd, part="sigmoid"))
 
 
-ERF = (0.30024026, 1.035258, 0.5777488, 0.24134588)
-"""tanh(x (c + (a + b x²)²) ^ p) is within 5.7e-6 of erf(x), relatively, for these b, a, c, p: least squares on [0, 4.5] of
-relative deviations, weights moved towards the largest."""
+ERF = (0.0663623, -2.4506683, -0.72042177, 5.3028894, 0.54614769, 0.29832564)
+"""tanh(x (e + (c + d (a + b x²)²)²) ^ p) is within 1.5e-6 of erf(x), relatively, for these b, a, d, c, e, p: least squares on
+[0, 4.6] of relative deviations, weights moved towards the largest."""
 
 
 @operator("erf")
 def _erf(scope: Scope, x: Operand) -> Value:
     x = scope.activation(x)
-    scale, shift, least, power = ERF
-    inner = scope.power(scope.power(x, power=2, part="square"), scale=scale, shift=shift, part="shifted")
-    root = scope.power(scope.power(inner, power=2, part="fourth"), power=power, shift=least, part="root")
+    b, a, d, c, e, power = ERF
+    inner = scope.power(scope.power(x, power=2, part="square"), scale=b, shift=a, part="shifted")
+    outer = scope.power(scope.power(inner, power=2, part="fourth"), scale=d, shift=c, part="shifted_again")
+    root = scope.power(scope.power(outer, power=2, part="eighth"), power=power, shift=e, part="root")
     return scope.pointwise(TanH(), scope.eltwise("PROD", root, x, part="odd"))
 
 
