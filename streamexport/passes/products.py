@@ -58,7 +58,8 @@ def take_scales(net: Net) -> Net:
     for layer in net.layers:
         operation = layer.operation
         if isinstance(operation, MatMul):
-            found = [power for power in _scales(layer, alone, consumers) if power.name not in taken]
+            scales = _scales(layer, alone, consumers)
+            found = [power for power in scales if power.name not in taken and power.tops[0] not in net.outputs]
             taken.update(power.name for power in found)
             flags = operation.is_first_transposed, operation.is_second_transposed
             if found:

@@ -68,6 +68,18 @@ class Masked(nn.Module):
         return torch.cat(made, -1)
 
 
+class Ending(nn.Module):
+    """Scores whose scale is the last thing that is done to them: outputs, one of which is multiplied further."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = x @ self.fc(x).mT / 3
+        return scores, scores @ x, self.fc(x) @ x.mT * 0.25
+
+
 class Alike(nn.Module):
     """A factor that is repeated: what repeats it is called as a part of the product is."""
 
@@ -271,6 +283,7 @@ PRODUCTS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "attention, chunk, by hand": (lambda: Attention(9, 3, "chunk"), (1, 20, 9)),
     "attention, wide": (Wide, (1, 256, 8, 16)),
     "masks": (Masked, (2, 6, 8)),
+    "scaled at the end": (Ending, (2, 6, 8)),
     "parts called alike": (Alike, (2, 4, 6, 8)),
     "masks of activations": (Hiding, (2, 6, 8)),
     "masks by hand": (ByHand, (1, 6, 8)),

@@ -130,6 +130,7 @@ def test_what_others_take_is_scaled_by_a_layer():
     assert taken(net()) == [("p", 0.125), ("q", 0)]
     assert taken(net("half")) == [("half", 0.5), ("p", 0.25), ("q", 0)]
     assert taken(net("p")) == [("p", 0.5), ("q", 0.25)]
+    assert taken(net("third")) == [("p", 0.5), ("third", 0.25), ("q", 0)]
     assert taken(net(origin=Call("half"))) == [("half", 0.5), ("p", 0.25), ("q", 0)]
 
 
