@@ -110,18 +110,10 @@ def parity(
     EngineError : the engine is not there, or gives up
     Error : a file cannot be read, see `errors`
     """
-    import numpy as np
-
     options = options or record.trusted(open_models(models, checkpoints), models[0])
     bound = bound or bind(checkpoints, options)
     net = bound.net
-    numbers, rows = np.random.default_rng(SEED), bound.rows
-    inputs = {
-        name: (numbers.integers(rows[name], size=shape) if name in rows else numbers.standard_normal(shape)).astype(
-            np.float32
-        )
-        for name, shape in bound.given.shapes.items()
-    }
+    inputs = _seeded(bound)
     standing = (*net.layers, *(layer for chain in net.left_out for layer in chain))
     watched = {layer.origin.path for layer in standing if layer.origin is not None}
     torchs = partial(run, bound.make, bound.tensors, bound.given, inputs, watched, halved=_halved(net))
@@ -148,6 +140,19 @@ def parity(
         ),
         tuple(output for output in net.outputs if output not in {part.blob for part in asked}),
     )
+
+
+def _seeded(bound: Bound) -> dict[str, Array]:
+    """Normal numbers for each input, and whole ones where it names rows of a table."""
+    import numpy as np
+
+    numbers = np.random.default_rng(SEED)
+    given = {}
+    for name, shape in bound.given.shapes.items():
+        rows = bound.rows.get(name)
+        values = numbers.standard_normal(shape) if rows is None else numbers.integers(rows, size=shape)
+        given[name] = values.astype(np.float32)
+    return given
 
 
 def _halved(net: Net) -> set[str]:

@@ -26,8 +26,8 @@ def _fill(node: Node, x: Operand, value: Operand) -> Operand:
     return repeated(node, converted(node, value, node.taken[1]), node.shape)
 
 
-def repeated(scope: Scope, x: Operand, shape: Shape) -> Operand:
-    """Any operand in the shape of what it is written to."""
+def repeated(scope: Scope, x: Operand, shape: Shape) -> Value | Constant:
+    """Any operand in the shape of what it is written to, or taken from."""
     if isinstance(x, Constant):
         return x.mapped(shape, lambda values: values.expand(shape))
     return broadcast(scope, scope.activation(x), shape)
@@ -51,7 +51,7 @@ def _slice_scatter(
 def _select_scatter(node: Node, x: Operand, src: Operand, dim: int, index: int) -> Operand:
     axis, shape = dim % len(node.shape), node.shape
     one = (*shape[:axis], 1, *shape[axis + 1 :])
-    return written(node, x, _viewed(node, src, one), shape, axis, [index % shape[axis]])
+    return written(node, x, viewed(node, src, one), shape, axis, [index % shape[axis]])
 
 
 @operator("index_copy")
@@ -90,11 +90,12 @@ def _put_by_mask(node: Node, x: Operand, mask: Operand, value: Operand) -> Value
         raise UnsupportedError("writes different elements where a mask says", "write it as torch.where")
     assert isinstance(mask, (Value, Constant))
     shape = (*mask.shape, *(1,) * (len(node.shape) - len(mask.shape)))
-    mask = _viewed(node, mask, shape)
+    mask = viewed(node, mask, shape)
     return chosen(node, mask, value.number(), x)
 
 
-def _viewed(scope: Scope, x: Operand, shape: Shape) -> Operand:
+def viewed(scope: Scope, x: Operand, shape: Shape) -> Value | Constant:
+    """The same elements in another shape."""
     return x.mapped(shape, lambda values: values.reshape(shape)) if isinstance(x, Constant) else scope.viewed(x, shape)
 
 

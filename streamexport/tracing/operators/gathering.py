@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..node import Node, Scope
 from ..operands import Constant, Operand, Value
-from ..views import Shape
 from .arithmetic import common, multiplied
+from .assigning import repeated, viewed
 from .comparisons import shown
 from .indexing import constant_places, picked
 from .reductions import reduced
@@ -36,11 +36,11 @@ def _take_along(node: Node, x: Operand, indices: Operand, dim: int | None = None
     x = node.activation(x)
     assert isinstance(indices, (Value, Constant))
     if dim is None:
-        return _at(node, node.viewed(x, (prod(x.shape),)), 0, _viewed(node, indices, node.shape))
+        return _at(node, node.viewed(x, (prod(x.shape),)), 0, viewed(node, indices, node.shape))
     axis = dim % len(x.shape)
     one = (*indices.shape[:axis], 1, *indices.shape[axis + 1 :])
     shape = common(x.shape, one)
-    return _at(node, broadcast(node, x, shape), axis, _repeated(node, indices, node.shape))
+    return _at(node, broadcast(node, x, shape), axis, repeated(node, indices, node.shape))
 
 
 def _at(scope: Scope, x: Value, axis: int, index: Value | Constant) -> Value:
@@ -71,13 +71,3 @@ def _at_constants(scope: Scope, x: Value, axis: int, places: torch.Tensor) -> Va
         flat = flat * sizes[dim - first] + (places if dim == axis else at)
     joined = scope.viewed(x, (*x.shape[:first], prod(sizes), *x.shape[last:]))
     return scope.viewed(picked(scope, joined, first, flat.flatten().tolist()), shape)
-
-
-def _viewed(scope: Scope, x: Value | Constant, shape: Shape) -> Value | Constant:
-    return x.mapped(shape, lambda values: values.reshape(shape)) if isinstance(x, Constant) else scope.viewed(x, shape)
-
-
-def _repeated(scope: Scope, x: Value | Constant, shape: Shape) -> Value | Constant:
-    return (
-        x.mapped(shape, lambda values: values.expand(shape)) if isinstance(x, Constant) else broadcast(scope, x, shape)
-    )
